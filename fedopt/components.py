@@ -1,0 +1,282 @@
+"""Components: one file, one frozen settings class, found by its file name.
+
+A component is named in a scenario by ``kind``, which is the name of its file in the folder of its family
+(``aggregators/fedbuff.py`` is ``kind: fedbuff``), or by ``package.module:Class`` for a user's own. Nothing is
+registered and nothing happens at import: a folder listing is the registry.
+
+Nothing here imports torch, so ``fedopt list``, ``validate`` and ``schema`` start fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+
+class ComponentError(ValueError):
+    """A component cannot be found or does not fit; the message says what to do instead."""
+
+
+class Section(BaseModel):
+    """A fixed part of the scenario (no ``kind``): typed, strict, frozen, no unknown keys.
+
+    Every field has a ``Field(description=...)`` that names its unit; that text becomes the documentation, the JSON
+    schema and the commented scenario of ``fedopt init``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class Settings(Section):
+    """Base of all components, chosen by ``kind``: typed, strict, frozen, no unknown keys."""
+
+    @classmethod
+    def kind(cls) -> str:
+        """The name used in a scenario: the file name, or ``package.module:Class`` outside fedopt."""
+        if cls.__module__.startswith("fedopt."):
+            return cls.__module__.rsplit(".", 1)[1]
+        return f"{cls.__module__}:{cls.__name__}"
+
+
+class Problem(BaseModel):
+    """One configuration problem: a path into the scenario, and what is wrong and what to do."""
+
+    model_config = ConfigDict(frozen=True)
+    path: tuple[str | int, ...]
+    message: str
+
+
+class ConfigurationError(ValueError):
+    """All configuration problems of a scenario together.
+
+    Attributes:
+        problems: every problem found, each with its path into the scenario.
+    """
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(f"{'.'.join(map(str, p.path))}: {p.message}" for p in problems))
+
+
+@dataclass(frozen=True)
+class KindOf:
+    """Pydantic annotation: a component of one family, written as a mapping with ``kind``.
+
+    Args:
+        family: the package whose files are the choices, for example ``"fedopt.aggregators"``.
+    """
+
+    family: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(dump)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [_json_schema(component) for component in components(self.family).values()]}
+
+    def _validate(self, value: Any) -> Any:
+        if isinstance(value, Settings):
+            return value
+        problems: list[Problem] = []
+        built = build(self.family, value, (), problems)
+        if problems:
+            raise ValueError("; ".join(p.message for p in problems))
+        return built
+
+
+def names(family: str) -> list[str]:
+    """Names of all components of a family (a package), sorted.
+
+    >>> "fedavg" in names("fedopt.aggregators")
+    True
+    """
+    package = importlib.import_module(family)
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
+
+
+def component(family: str, kind: str) -> type[Settings]:
+    """The settings class of one kind.
+
+    Args:
+        family: package of the family.
+        kind: file name, or ``package.module:Class``.
+    Raises:
+        ComponentError: no such kind; the message lists what exists and the nearest name.
+    """
+    if ":" in kind:
+        return _user_class(kind)
+    if kind not in names(family):
+        known = names(family)
+        near = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ComponentError(f"unknown kind {kind!r}; {hint}known: {', '.join(known)}, or package.module:Class")
+    return _class_of(importlib.import_module(f"{family}.{kind}"), kind)
+
+
+def components(family: str) -> dict[str, type[Settings]]:
+    """All components of a family by name."""
+    return {name: component(family, name) for name in names(family)}
+
+
+def summary(component_class: type) -> str:
+    """First line of a component's docstring, for ``fedopt list``."""
+    return (component_class.__doc__ or "").strip().splitlines()[0] if component_class.__doc__ else ""
+
+
+def _class_of(module: ModuleType, kind: str) -> type[Settings]:
+    wanted = kind.replace("_", "")
+    for name, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, Settings) and name.lower() == wanted:
+            return value
+    raise ComponentError(f"{module.__name__} has no settings class named like its file")
+
+
+def _user_class(kind: str) -> type[Settings]:
+    module_name, _, class_name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ComponentError(f"cannot import {module_name!r} for kind {kind!r}: {error}") from error
+    except AttributeError as error:
+        raise ComponentError(f"module {module_name!r} has no class {class_name!r}") from error
+    if not (isinstance(found, type) and issubclass(found, Settings)):
+        raise ComponentError(f"{kind} is not a settings class; derive it from the family's base class")
+    return found
+
+
+def _json_schema(component_class: type[Settings]) -> dict[str, Any]:
+    schema = component_class.model_json_schema()
+    schema["properties"] = {"kind": {"const": component_class.kind()}, **schema.get("properties", {})}
+    schema["required"] = ["kind", *schema.get("required", [])]
+    schema["description"] = summary(component_class)
+    return schema
+
+
+def kind_of_field(settings: type[BaseModel], field: str) -> KindOf | None:
+    """The family a field chooses from, or None when it is not a component."""
+    info = settings.model_fields[field]
+    return next((m for m in info.metadata if isinstance(m, KindOf)), None)
+
+
+def _nested_settings(settings: type[BaseModel], field: str) -> type[BaseModel] | None:
+    annotation = settings.model_fields[field].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def build(family: str, value: Any, path: tuple[str | int, ...], problems: list[Problem]) -> Settings | None:
+    """Build a component from a mapping with ``kind``; problems are appended, never raised.
+
+    Args:
+        family: package of the family.
+        value: what the scenario holds at ``path``.
+        path: where it stands in the scenario.
+        problems: collects every problem found.
+    Returns:
+        The component, or None if there was a problem.
+    """
+    if isinstance(value, Settings):
+        return value
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict):
+        problems.append(Problem(path=path, message=f"must be a mapping with a kind, got {value!r}"))
+        return None
+    if not isinstance(value.get("kind"), str):
+        known = ", ".join(names(family))
+        problems.append(Problem(path=path, message=f"needs a kind; known: {known}, or package.module:Class"))
+        return None
+    try:
+        component_class = component(family, value["kind"])
+    except ComponentError as error:
+        problems.append(Problem(path=(*path, "kind"), message=str(error)))
+        return None
+    return parse(component_class, {k: v for k, v in value.items() if k != "kind"}, path, problems)  # type: ignore[return-value]
+
+
+def parse(
+    settings: type[BaseModel], value: dict[str, Any], path: tuple[str | int, ...], problems: list[Problem]
+) -> BaseModel | None:
+    """Validate a mapping against a settings class, descending into components, collecting all problems."""
+    values, before = dict(value), len(problems)
+    for name in settings.model_fields:
+        if name not in values or values[name] is None:
+            continue
+        family, inner = kind_of_field(settings, name), _nested_settings(settings, name)
+        if family is not None:
+            built: Any = build(family.family, values[name], (*path, name), problems)
+        elif inner is not None and isinstance(values[name], dict):
+            built = parse(inner, values[name], (*path, name), problems)
+        else:
+            continue
+        if built is None:
+            values.pop(name)
+        else:
+            values[name] = built
+    broken_fields = {p.path[len(path)] for p in problems[before:] if len(p.path) > len(path)}
+    try:
+        result = settings.model_validate(values)
+    except ValidationError as error:
+        problems.extend(_problems(settings, error, path, broken_fields))
+        return None
+    return result if len(problems) == before else None
+
+
+def _problems(
+    settings: type[BaseModel], error: ValidationError, path: tuple[str | int, ...], broken: set[str | int]
+) -> list[Problem]:
+    found = []
+    for item in error.errors(include_url=False):
+        location = tuple(item["loc"])
+        if location and location[0] in broken:
+            continue  # already reported inside
+        found.append(Problem(path=(*path, *location), message=_message(settings, item, location)))
+    return found
+
+
+def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ...]) -> str:
+    given, context = item.get("input"), item.get("ctx", {})
+    title = settings.__name__
+    match item["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(location[-1]), list(settings.model_fields), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(settings.model_fields)}"
+            return f"unknown option of {title}; {hint}"
+        case "missing":
+            return "is required"
+        case "greater_than":
+            return f"must be > {context['gt']}, got {given!r}"
+        case "greater_than_equal":
+            return f"must be >= {context['ge']}, got {given!r}"
+        case "less_than":
+            return f"must be < {context['lt']}, got {given!r}"
+        case "less_than_equal":
+            return f"must be <= {context['le']}, got {given!r}"
+        case "literal_error":
+            near = difflib.get_close_matches(str(given), context["expected"].replace("'", "").split(), n=1)
+            hint = f"; did you mean {near[0].strip(',')}?" if near else ""
+            return f"must be one of {context['expected']}, got {given!r}{hint}"
+        case "value_error":
+            return str(context.get("error", item["msg"]))
+        case _:
+            return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {given!r}"
+
+
+def dump(settings: Any) -> Any:
+    """The mapping a component came from, with ``kind`` and every default spelled out."""
+    if not isinstance(settings, BaseModel):
+        return list(settings) if isinstance(settings, tuple) else settings
+    body = {name: dump(getattr(settings, name)) for name in type(settings).model_fields}
+    return {"kind": type(settings).kind(), **body} if isinstance(settings, Settings) else body
