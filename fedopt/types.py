@@ -192,7 +192,6 @@ class Public:
         num_clients: population size N.
         expected_cohort: expected number of replies per step (a public constant).
         is_private: whether a privacy mechanism is set.
-        importance: p_i ``[num_clients]`` summing to 1, or None for uniform.
         num_examples: n_i ``[num_clients]`` if declared public (or no privacy), else None.
         seconds_per_task: expected duration of client i's task, if the device model knows it, else None.
         horizon: planned number of server steps, if there is one.
@@ -201,12 +200,7 @@ class Public:
     num_clients: int
     expected_cohort: float
     is_private: bool = False
-    importance: np.ndarray | None = None
     num_examples: np.ndarray | None = None
     seconds_per_task: Any = None  # sequence of Fraction or float
     horizon: int | None = None
     seed: int = 0
-
-    def importance_of(self, client: int) -> float:
-        """p_i of one client."""
-        return 1.0 / self.num_clients if self.importance is None else float(self.importance[client])

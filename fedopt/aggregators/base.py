@@ -1,0 +1,133 @@
+"""Methods (aggregators): frozen settings, explicit state, pure functions between them.
+
+A method never sees a clock, a network or a random generator. The server drives it::
+
+    state = method.init(params, public)
+    exchange = method.plan(state, public)
+    message = method.payload(state, client, last_version)
+    weight  = method.admit(state, meta, public)          # metadata only
+    reduced = method.reduce(state, batch, public)        # name -> (value, Bound | None)
+    outcome = method.step(state, released, public)       # sees only released values
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from fedopt.components import Settings
+from fedopt.types import Bound, Exchange, Message, Public, ReplyBatch, ReplyMeta
+
+if TYPE_CHECKING:
+    import torch
+
+HOLD: Literal["hold"] = "hold"
+REJECT: Literal["reject"] = "reject"
+Admission = float | Literal["hold", "reject"]
+Importance = Literal["uniform", "num_examples"]
+Reduced = dict[str, "tuple[torch.Tensor, Bound | None]"]
+
+
+class Step(NamedTuple):
+    """Result of ``Method.step``.
+
+    Args:
+        state: the new state; ``state.params`` is the current model.
+        new_version: whether a new model version exists (False between the two exchanges of one round).
+        exchange: the next exchange; None repeats ``plan``.
+    """
+
+    state: Any
+    new_version: bool = True
+    exchange: Exchange | None = None
+
+
+class Method(Settings):
+    """Base of aggregators. States are NamedTuples whose first field is ``params`` ``[d]``."""
+
+    @abstractmethod
+    def init(self, params: torch.Tensor, public: Public) -> Any:
+        """State before the first step, for initial parameters ``[d]``."""
+
+    @abstractmethod
+    def plan(self, state: Any, public: Public) -> Exchange:
+        """The exchange that starts a round (or keeps the stream running)."""
+
+    @abstractmethod
+    def payload(self, state: Any, client: int, last_version: int | None) -> Message:
+        """What this client is sent now; ``last_version`` is the last one it received, None if it is new."""
+
+    @abstractmethod
+    def admit(self, state: Any, meta: ReplyMeta, public: Public) -> Admission:
+        """Weight of a reply in the coming step, HOLD for a later step, or REJECT. Metadata only, never values."""
+
+    @abstractmethod
+    def reduce(self, state: Any, batch: ReplyBatch, public: Public) -> Reduced:
+        """Combine the admitted replies; every value with how far one unit can move it (None: not releasable)."""
+
+    @abstractmethod
+    def step(self, state: Any, released: dict[str, torch.Tensor], public: Public) -> Step:
+        """Move the model, from released values and public state only."""
+
+    def evaluated(self, state: Any) -> torch.Tensor:
+        """Parameters to evaluate and to save ``[d]``; the current model unless the method says otherwise."""
+        return state.params
+
+    def references(self) -> tuple[str, ...]:
+        """Sources of the method, for the report."""
+        return ()
+
+
+def broadcast(params: torch.Tensor) -> Message:
+    """The usual payload: the current model, 4 bytes a parameter."""
+    return Message(parts={"params": params}, num_bytes=4 * params.numel())
+
+
+def raw_importance(importance: Importance, public: Public, client: int) -> float:
+    """Unnormalised importance of a client: 1, or its number of examples.
+
+    Raises:
+        ValueError: number of examples asked for but not public.
+    """
+    if importance == "uniform":
+        return 1.0
+    if public.num_examples is None:
+        raise ValueError("weights by num_examples need data.public to contain num_examples; use uniform weights")
+    return float(public.num_examples[client])
+
+
+def total_importance(importance: Importance, public: Public) -> float:
+    """Sum of ``raw_importance`` over the population."""
+    if importance == "uniform":
+        return float(public.num_clients)
+    raw_importance(importance, public, 0)
+    assert public.num_examples is not None
+    return float(public.num_examples.sum())
+
+
+def weighted_sum(batch: ReplyBatch, part: str, like: torch.Tensor) -> torch.Tensor:
+    """``sum_i weight_i * row_i`` of the admitted replies; zeros shaped like ``like`` when there are none."""
+    import torch
+
+    if not batch.metas:
+        return torch.zeros_like(like)
+    return batch.part(part).weighted_sum(torch.tensor(batch.weights, dtype=torch.float64))
+
+
+def weighted_mean(
+    batch: ReplyBatch, part: str, like: torch.Tensor, public: Public, max_weight: float = 1.0
+) -> tuple[torch.Tensor, Bound | None]:
+    """Mean of the admitted replies with their weights, and how far one client can move it.
+
+    Without privacy the denominator is the sum of the arrived weights. Under privacy it is the public constant
+    ``expected_cohort``: a count of what arrived would itself depend on the data. ``max_weight`` is the public upper
+    bound of a weight.
+    """
+    total = weighted_sum(batch, part, like)
+    if not public.is_private:
+        arrived = sum(batch.weights)
+        return (total / arrived if arrived > 0 else total), None
+    denominator = public.expected_cohort
+    inner = batch.bound(part)
+    factor = max_weight / denominator
+    return total / denominator, Bound(inner.l2 * factor, inner.l1 * factor, inner.linf * factor)

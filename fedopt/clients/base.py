@@ -1,0 +1,49 @@
+"""Client work: what a client does between receiving a message and replying."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from fedopt.components import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedopt.engine.base import Cohort, CohortReply, Engine
+    from fedopt.types import Message, ParamSpec
+
+
+class ClientWork(Settings):
+    """Base of client work. Pure in (cohort, seed): no evolving values in self."""
+
+    @abstractmethod
+    def planned_steps(self, num_examples: int, message: Message) -> int:
+        """Local steps of a client with ``num_examples``; decides its duration, so it must not look at values."""
+
+    @abstractmethod
+    def batch_size_of(self, num_examples: int) -> int:
+        """Examples per local step, for the device model."""
+
+    @abstractmethod
+    def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
+        """Exact bytes of the reply on the wire."""
+
+    @abstractmethod
+    def normalizer(self, steps: int) -> float:
+        """|a_i|_1 of FedNova: how far a constant unit gradient moves the model in ``steps`` steps, over lr."""
+
+    @abstractmethod
+    def initial_state(self, spec: ParamSpec) -> dict[str, int]:
+        """Sizes of the per-client state tensors kept between tasks (zero at first); empty when stateless."""
+
+    @abstractmethod
+    def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
+        """Do the work of a whole cohort at once."""
+
+
+def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Per-client states as one tensor per name ``[rows, size]``."""
+    import torch
+
+    return {name: torch.stack([s[name] for s in states]) for name in states[0]} if states else {}

@@ -1,0 +1,300 @@
+"""The cohort as a tensor axis: what client work asks of the engine, and what it gives back.
+
+Importing this module does not import torch, so that settings files may use its types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from fedopt.data.base import FederatedData
+    from fedopt.types import Message, ParamSpec
+
+
+class UpdateBatch(Protocol):
+    """The updates of a cohort as one linear object of shape ``[rows, d]`` that need not exist as rows.
+
+    Every operation is linear or a norm, so the dual form and secure aggregation never build rows. Only ``rows``
+    does, and only robust aggregators ask for it.
+    """
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """``sum_i weights[i] * row_i``, weights ``[rows]`` -> ``[d]``."""
+        ...
+
+    def norms(self) -> torch.Tensor:
+        """Euclidean norm of every row ``[rows]``; not finite exactly where a row is not finite."""
+        ...
+
+    def scaled(self, factors: torch.Tensor) -> UpdateBatch:
+        """Row i times ``factors[i]``."""
+        ...
+
+    def take(self, index: Sequence[int]) -> UpdateBatch:
+        """A batch of some rows, in the given order."""
+        ...
+
+    def rows(self) -> torch.Tensor:
+        """All rows ``[rows, d]``; may allocate."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseUpdates:
+    """Updates that exist as rows.
+
+    Args:
+        values: ``[rows, d]``.
+    """
+
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """``weights @ values``."""
+        return weights.to(self.values) @ self.values
+
+    def norms(self) -> torch.Tensor:
+        """Row norms."""
+        return self.values.norm(dim=1)
+
+    def scaled(self, factors: torch.Tensor) -> DenseUpdates:
+        """Scaled copy."""
+        return DenseUpdates(self.values * factors.to(self.values)[:, None])
+
+    def take(self, index: Sequence[int]) -> DenseUpdates:
+        """Selected rows."""
+        return DenseUpdates(self.values[list(index)])
+
+    def rows(self) -> torch.Tensor:
+        """The rows themselves."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class ConcatUpdates:
+    """Several batches one after the other; sums run over the pieces in their order."""
+
+    pieces: tuple[UpdateBatch, ...]
+
+    def __len__(self) -> int:
+        return sum(len(piece) for piece in self.pieces)
+
+    def _split(self, values: torch.Tensor) -> list[torch.Tensor]:
+        return list(values.split([len(piece) for piece in self.pieces]))
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """Sum of the pieces' weighted sums, in order."""
+        parts = zip(self.pieces, self._split(weights), strict=True)
+        total = None
+        for piece, share in parts:
+            value = piece.weighted_sum(share)
+            total = value if total is None else total + value
+        if total is None:
+            raise ValueError("an empty batch has no weighted sum; the caller knows the dimension")
+        return total
+
+    def norms(self) -> torch.Tensor:
+        """Row norms of all pieces."""
+        import torch
+
+        return torch.cat([piece.norms() for piece in self.pieces])
+
+    def scaled(self, factors: torch.Tensor) -> ConcatUpdates:
+        """Scaled pieces."""
+        parts = zip(self.pieces, self._split(factors), strict=True)
+        return ConcatUpdates(tuple(piece.scaled(share) for piece, share in parts))
+
+    def take(self, index: Sequence[int]) -> UpdateBatch:
+        """Selected rows, in the given order, as one batch per run of rows from one piece."""
+        starts = [0]
+        for piece in self.pieces:
+            starts.append(starts[-1] + len(piece))
+        taken: list[tuple[int, list[int]]] = []
+        for i in index:
+            owner = next(p for p in range(len(self.pieces)) if starts[p] <= i < starts[p + 1])
+            if not taken or taken[-1][0] != owner:
+                taken.append((owner, []))
+            taken[-1][1].append(i - starts[owner])
+        return ConcatUpdates(tuple(self.pieces[owner].take(rows) for owner, rows in taken))
+
+    def rows(self) -> torch.Tensor:
+        """All rows."""
+        import torch
+
+        return torch.cat([piece.rows() for piece in self.pieces])
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Tasks that are computed together, possibly from different model versions.
+
+    Args:
+        clients: client ids ``[rows]``.
+        tasks: how many tasks each client was given before; with the client id it names the random streams.
+        messages: what each client received; equal versions share the same tensors.
+        states: client state before the work, named tensors ``[rows, d_part]``, or None.
+        steps: local steps of each row, as announced at dispatch.
+        seed: run seed.
+        phase: name of the exchange.
+    """
+
+    clients: tuple[int, ...]
+    tasks: tuple[int, ...]
+    messages: tuple[Message, ...]
+    steps: tuple[int, ...]
+    seed: int
+    phase: str = "train"
+    states: Mapping[str, torch.Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def stacked(self, part: str) -> torch.Tensor:
+        """A message part of every row ``[rows, d_part]``."""
+        import torch
+
+        distinct, index = self.distinct(part)
+        return distinct[0].expand(len(self), -1) if len(distinct) == 1 else torch.stack(distinct)[index]
+
+    def distinct(self, part: str) -> tuple[list[torch.Tensor], list[int]]:
+        """The distinct tensors of a message part, and which one each row received."""
+        seen: dict[int, int] = {}
+        tensors: list[torch.Tensor] = []
+        index = []
+        for message in self.messages:
+            tensor = message.parts[part]
+            if id(tensor) not in seen:
+                seen[id(tensor)] = len(tensors)
+                tensors.append(tensor)
+            index.append(seen[id(tensor)])
+        return tensors, index
+
+
+@dataclass(frozen=True)
+class CohortReply:
+    """What a cohort sends back.
+
+    Args:
+        parts: name -> batch with one row per cohort member; ``update`` is end minus start.
+        states: client state after the work, as in ``Cohort.states``; committed only if the reply is admitted.
+        metrics: simulator-only numbers per row, for example ``train_loss`` (mean over the local steps).
+        queries: function evaluations per row (zeroth order), else None.
+    """
+
+    parts: Mapping[str, UpdateBatch]
+    states: Mapping[str, torch.Tensor] | None = None
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    queries: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which examples every local step of every row uses.
+
+    Args:
+        indices: ``[rows, max_steps, batch]`` int64 into the training examples; padding is 0.
+        counts: real examples of every batch ``[rows, max_steps]`` int64; 0 beyond a row's steps, and for an empty
+            Poisson batch.
+        steps: local steps of each row ``[rows]``.
+        denominators: what the summed gradient is divided by ``[rows, max_steps]``; ``counts`` for the usual mean,
+            a public constant under example-level privacy.
+    """
+
+    indices: np.ndarray
+    counts: np.ndarray
+    steps: np.ndarray
+    denominators: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExampleClipping:
+    """Per-example clipping and noise inside local training (DP-SGD).
+
+    Args:
+        clipping_norm: C > 0, of one example's gradient.
+        noise_std: standard deviation added to the *sum* of clipped gradients, per coordinate.
+        style: flat (min(1, C/norm)), or automatic (C/(norm + stability)).
+        per_layer: C_l of every parameter tensor, or None for one norm over all.
+        stability: gamma of automatic clipping.
+        noise_purpose: name of the simulated noise stream; never a public one.
+    """
+
+    clipping_norm: float
+    noise_std: float
+    style: str = "flat"
+    per_layer: tuple[float, ...] | None = None
+    stability: float = 0.01
+    noise_purpose: str = "dp_sgd_noise"
+
+
+@dataclass(frozen=True)
+class LocalRule:
+    """Local training as data, so that every formulation implements the same thing.
+
+    Per step t with mean mini-batch gradient g at y: ``g += weight_decay*y + proximal*(y - start) + correction``;
+    if clipped: ``g *= min(1, gradient_clip/|g|)``; ``buffer = momentum*buffer + g`` (first step: ``buffer = g``);
+    ``y -= rate_t * (g + momentum*buffer if nesterov else buffer)``.
+
+    Args:
+        rates: learning rate of every row and step ``[rows, max_steps]``.
+        momentum: in [0, 1).
+        nesterov: look-ahead form of torch.optim.SGD.
+        weight_decay: L2 coefficient >= 0.
+        proximal: mu >= 0 (FedProx).
+        gradient_clip: bound on the mean gradient's norm, or None.
+        correction: constant vector added to every gradient ``[rows, d]`` (SCAFFOLD: c - c_i), or None.
+        example_clipping: DP-SGD inside the client, or None.
+    """
+
+    rates: torch.Tensor
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    proximal: float = 0.0
+    gradient_clip: float | None = None
+    correction: torch.Tensor | None = None
+    example_clipping: ExampleClipping | None = None
+
+
+class TrainResult(Protocol):
+    """Result of local training: ``updates`` (UpdateBatch) and ``losses`` ``[rows]`` (mean over steps)."""
+
+    updates: Any
+    losses: torch.Tensor
+
+
+class Engine(Protocol):
+    """What client work may ask for.
+
+    Attributes:
+        device: torch device.
+        spec: names and shapes of the flat parameter vector.
+        data: the federated data.
+        seed: run seed.
+    """
+
+    device: torch.device
+    spec: ParamSpec
+    data: FederatedData
+    seed: int
+
+    def train(self, cohort: Cohort, rule: LocalRule, plan: BatchPlan) -> TrainResult:
+        """Local training of a cohort by the chosen formulation."""
+        ...
+
+    def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Losses of examples, no gradient: parameters ``[rows, d]``, indices ``[rows, batch]`` -> ``[rows, batch]``."""
+        ...
