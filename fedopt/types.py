@@ -7,8 +7,9 @@ times are equal and ceilings are exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -193,7 +194,11 @@ class Public:
         expected_cohort: expected number of replies per step (a public constant).
         is_private: whether a privacy mechanism is set.
         num_examples: n_i ``[num_clients]`` if declared public (or no privacy), else None.
-        seconds_per_task: expected duration of client i's task, if the device model knows it, else None.
+        seconds_per_task: expected duration of client i's task, if the device model knows it, else None. Fraction or
+            int entries say that the duration is fixed and exactly this; floats are means of random durations.
+        expected_ceil: dt -> ``E[ceil(T_i / dt)]`` of every client, ``sum_{k>=0} P(T_i > k dt)``, if the device model
+            knows it, else None; not needed where ``seconds_per_task`` is exact.
+        concurrency: clients a stream keeps in flight, if pacing is a stream, else None.
         horizon: planned number of server steps, if there is one.
     """
 
@@ -204,3 +209,5 @@ class Public:
     seconds_per_task: Any = None  # sequence of Fraction or float
     horizon: int | None = None
     seed: int = 0
+    expected_ceil: Callable[[Fraction], Sequence[float]] | None = None
+    concurrency: int | None = None

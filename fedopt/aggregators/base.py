@@ -13,6 +13,7 @@ A method never sees a clock, a network or a random generator. The server drives 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fedopt.components import Settings
@@ -77,6 +78,40 @@ class Method(Settings):
         """Sources of the method, for the report."""
         return ()
 
+    def problems(self, public: Public) -> tuple[str, ...]:
+        """Why this method cannot run with these public facts, each with a remedy; empty if it can.
+
+        Asked before a run starts, so that a refusal (no sensitivity bound, unknown durations) costs no training.
+        """
+        return ()
+
+    def forget(self, state: Any, in_use: Collection[int]) -> Any:
+        """State without what only replies to other versions would need.
+
+        Args:
+            in_use: every version that a client in flight started from, and the current one.
+        """
+        return state
+
+
+def refuse_problems(method: Method, public: Public) -> None:
+    """Raise what ``method.problems`` says.
+
+    Raises:
+        ValueError: all problems together.
+    """
+    found = method.problems(public)
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def no_bound(method: Method, reason: str) -> str:
+    """Refusal of a method whose reduced value has no sensitivity bound."""
+    return (
+        f"{type(method).__name__} declares no sensitivity bound ({reason}), so its result cannot be released under "
+        "privacy; use fedavg, fedavgm or fedbuff, or remove the privacy section"
+    )
+
 
 def broadcast(params: torch.Tensor) -> Message:
     """The usual payload: the current model, 4 bytes a parameter."""
@@ -105,6 +140,20 @@ def total_importance(importance: Importance, public: Public) -> float:
     return float(public.num_examples.sum())
 
 
+def max_importance(importance: Importance, public: Public) -> float:
+    """Largest ``raw_importance`` of the population: a public bound of a client's weight."""
+    if importance == "uniform":
+        return 1.0
+    raw_importance(importance, public, 0)
+    assert public.num_examples is not None
+    return float(public.num_examples.max())
+
+
+def mean_importance(importance: Importance, public: Public) -> float:
+    """Mean ``raw_importance`` of the population: the public scale of a client's weight."""
+    return total_importance(importance, public) / public.num_clients
+
+
 def weighted_sum(batch: ReplyBatch, part: str, like: torch.Tensor) -> torch.Tensor:
     """``sum_i weight_i * row_i`` of the admitted replies; zeros shaped like ``like`` when there are none."""
     import torch
@@ -114,20 +163,44 @@ def weighted_sum(batch: ReplyBatch, part: str, like: torch.Tensor) -> torch.Tens
     return batch.part(part).weighted_sum(torch.tensor(batch.weights, dtype=torch.float64))
 
 
+def fixed_mean(
+    batch: ReplyBatch, part: str, like: torch.Tensor, denominator: float, max_weight: float = 1.0
+) -> tuple[torch.Tensor, Bound]:
+    """``sum_i weight_i * row_i / denominator`` and how far one client can move it.
+
+    Args:
+        denominator: a public constant > 0, never a count of what arrived.
+        max_weight: public upper bound of a weight.
+    """
+    inner, factor = batch.bound(part), max_weight / denominator
+    value = weighted_sum(batch, part, like) / denominator
+    return value, Bound(inner.l2 * factor, inner.l1 * factor, inner.linf * factor)
+
+
 def weighted_mean(
-    batch: ReplyBatch, part: str, like: torch.Tensor, public: Public, max_weight: float = 1.0
+    batch: ReplyBatch,
+    part: str,
+    like: torch.Tensor,
+    public: Public,
+    max_weight: float = 1.0,
+    mean_weight: float = 1.0,
 ) -> tuple[torch.Tensor, Bound | None]:
     """Mean of the admitted replies with their weights, and how far one client can move it.
 
     Without privacy the denominator is the sum of the arrived weights. Under privacy it is the public constant
-    ``expected_cohort``: a count of what arrived would itself depend on the data. ``max_weight`` is the public upper
-    bound of a weight.
+    ``expected_cohort * mean_weight``: what arrived would itself depend on the data. ``max_weight`` and
+    ``mean_weight`` are the public upper bound and population mean of a weight.
     """
-    total = weighted_sum(batch, part, like)
-    if not public.is_private:
-        arrived = sum(batch.weights)
-        return (total / arrived if arrived > 0 else total), None
-    denominator = public.expected_cohort
-    inner = batch.bound(part)
-    factor = max_weight / denominator
-    return total / denominator, Bound(inner.l2 * factor, inner.l1 * factor, inner.linf * factor)
+    if public.is_private:
+        return fixed_mean(batch, part, like, public.expected_cohort * mean_weight, max_weight)
+    total, arrived = weighted_sum(batch, part, like), sum(batch.weights)
+    return (total / arrived if arrived > 0 else total), None
+
+
+def importance_mean(
+    batch: ReplyBatch, part: str, like: torch.Tensor, public: Public, importance: Importance
+) -> tuple[torch.Tensor, Bound | None]:
+    """``weighted_mean`` of replies that ``admit`` weighted by ``raw_importance``."""
+    return weighted_mean(
+        batch, part, like, public, max_importance(importance, public), mean_importance(importance, public)
+    )

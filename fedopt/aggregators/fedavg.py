@@ -13,8 +13,8 @@ from fedopt.aggregators.base import (
     Reduced,
     Step,
     broadcast,
+    importance_mean,
     raw_importance,
-    weighted_mean,
 )
 from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
 
@@ -60,7 +60,7 @@ class FedAvg(Method):
 
     def reduce(self, state: State, batch: ReplyBatch, public: Public) -> Reduced:
         """Weighted mean of the updates."""
-        return {"update": weighted_mean(batch, "update", state.params, public)}
+        return {"update": importance_mean(batch, "update", state.params, public, self.weights)}
 
     def step(self, state: State, released: dict[str, torch.Tensor], public: Public) -> Step:
         """Move along the mean update."""
