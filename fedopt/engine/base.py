@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,6 +290,17 @@ class Engine(Protocol):
     spec: ParamSpec
     data: FederatedData
     seed: int
+
+    def plan_batches(
+        self,
+        cohort: Cohort,
+        batch_size: int | Literal["full"],
+        order: Literal["shuffled", "sampled", "poisson"] = "shuffled",
+        sampling_probability: float | None = None,
+        denominator: float | None = None,
+    ) -> BatchPlan:
+        """Batches of every row for ``cohort.steps`` (see ``fedopt.engine.batches``); steps only for black-box tasks."""
+        ...
 
     def train(self, cohort: Cohort, rule: LocalRule, plan: BatchPlan) -> TrainResult:
         """Local training of a cohort by the chosen formulation."""

@@ -1,0 +1,270 @@
+"""The compute engine: cohorts in, updates out; examples live once on the device."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedopt.data.base import ClientIndex, Examples, FederatedData
+from fedopt.engine.base import BatchPlan, Cohort, ConcatUpdates, DenseUpdates, LocalRule
+from fedopt.engine.batches import Order, plan_batches, steps_only
+from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_client, summarise
+from fedopt.engine.flat_module import FlatModule, flatten, spec_of
+from fedopt.engine.losses import example_loss
+from fedopt.engine.objective import ObjectiveSteps
+from fedopt.engine.select import Selection, select
+from fedopt.engine.tasks import LossTask, Trained, make_chunk
+from fedopt.engine.updates import ReorderedUpdates
+from fedopt.models.base import Model
+from fedopt.rng import key
+from fedopt.types import ParamSpec
+
+Split = Literal["test", "train"]
+MEMORY_SHARE = 0.25  # of the free memory, for the rows that are computed at once
+
+
+class CohortEngine:
+    """Trains cohorts and evaluates models on one device.
+
+    Args:
+        model: settings of the model; ignored for black-box tasks.
+        data: the federated data; examples are copied to the device once.
+        device: torch device.
+        seed: run seed; the initial parameters are the stream (seed, "initial_parameters").
+        formulation: ``auto`` or one of ``fedopt.engine.select.FORMULATIONS``.
+        chunk: rows computed at once, or ``auto``.
+        dtype: ``float32``, ``bfloat16`` (autocast of forward and backward, parameters stay float32) or ``tf32`` (CUDA).
+        threads: intra-op threads of torch, set for the process; None leaves them.
+
+    Guarantees: same arguments, cohorts, chunk and threads give the same bits.
+    """
+
+    def __init__(
+        self,
+        model: Model | None,
+        data: FederatedData,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        formulation: str = "auto",
+        chunk: int | Literal["auto"] = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+    ):
+        self.device, self.data, self.seed, self.dtype = torch.device(device), data, seed, dtype
+        self.chunk = chunk
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if dtype not in ("float32", "bfloat16", "tf32"):
+            raise ValueError(f"engine.dtype must be float32, bfloat16 or tf32, got {dtype!r}")
+        if dtype == "tf32":
+            torch.set_float32_matmul_precision("high")
+        self.module: nn.Module | None = None
+        if data.objective is not None:
+            self._init_objective()
+        else:
+            self._init_model(model, formulation)
+
+    def _init_objective(self) -> None:
+        objective = self.data.objective
+        self.spec = ParamSpec(("point",), ((int(objective.dimension),),))  # type: ignore[union-attr]
+        self._formulation: Any = ObjectiveSteps(objective, self.device)
+        self._fallback: Any = self._formulation
+        self.selection = Selection("objective", "black-box task: exact gradients over the whole cohort")
+        self._initial = torch.as_tensor(objective.initial(self.seed), dtype=torch.float32)  # type: ignore[union-attr]
+        self._initial = self._initial.clone().to(self.device)
+
+    def _init_model(self, model: Model | None, formulation: str) -> None:
+        if model is None:
+            raise ValueError(f"a {self.data.task.kind} task needs a model")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(self.seed, "initial_parameters") & 0x7FFF_FFFF_FFFF_FFFF)
+            self.module = model.build(self.data.task)
+        self.spec = spec_of(self.module)
+        self._initial = flatten(self.module).to(self.device)
+        self._train = _on_device(self.data.train, self.device)
+        self._test = _on_device(self.data.test, self.device)
+        self._model = FlatModule(self.module, self.device)
+        self._model.module.eval()
+        self._loss = example_loss(self.data.task)
+        self.task = LossTask(
+            task=self.data.task,
+            spec=self.spec,
+            module=self.module,
+            loss=self._loss,
+            inputs=self._train[0],
+            targets=self._train[1],
+            transforms=self.data.transforms,
+            seed=self.seed,
+            bfloat16=self.dtype == "bfloat16",
+        )
+        self.selection, self._formulation, self._fallback = select(self.task, formulation)
+
+    def initial_parameters(self) -> torch.Tensor:
+        """Starting parameters ``[d]`` on the device: the module's default initialisation under a named stream."""
+        return self._initial.clone()
+
+    def chunk_rows(self, d: int | None = None) -> int:
+        """Rows computed at once: what the formulation prefers, bounded by a share of the free memory.
+
+        Args:
+            d: parameters per row; those of the model by default.
+        """
+        if self.chunk != "auto":
+            return max(1, int(self.chunk))
+        bytes_per_row = 4 * 6 * (d or self.spec.size)  # start, point, gradient, buffer, update, and one to spare
+        fits = max(1, int(_free_memory(self.device) * MEMORY_SHARE) // bytes_per_row)
+        preferred = getattr(self._formulation, "preferred_rows", None)
+        return fits if preferred is None else max(1, min(fits, preferred))
+
+    def plan_batches(
+        self,
+        cohort: Cohort,
+        batch_size: int | Literal["full"],
+        order: Order = "shuffled",
+        sampling_probability: float | None = None,
+        denominator: float | None = None,
+    ) -> BatchPlan:
+        """Batches of every row for ``cohort.steps``; for black-box tasks only the steps."""
+        if self.data.objective is None:
+            return plan_batches(cohort, self.data.clients, batch_size, order, None, sampling_probability, denominator)
+        return steps_only(cohort)
+
+    def train(self, cohort: Cohort, rule: LocalRule, plan: BatchPlan) -> Trained:
+        """Local training of a cohort, in chunks of rows sorted by start, then by descending steps.
+
+        Args:
+            cohort: messages hold ``params``.
+            rule: rates ``[rows, max_steps]``.
+            plan: batches; for black-box tasks only its ``steps`` are used.
+        """
+        if len(cohort) == 0:
+            return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
+        order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
+        size = self.chunk_rows()
+        results = []
+        for begin in range(0, len(order), size):
+            chunk = make_chunk(cohort, rule, plan, order[begin : begin + size], self.device)
+            results.append(self._formulation_for(rule).train(chunk))
+        updates = results[0].updates if len(results) == 1 else ConcatUpdates(tuple(r.updates for r in results))
+        position = np.argsort(order)
+        losses = torch.cat([r.losses for r in results])[torch.from_numpy(position).to(self.device)]
+        return Trained(ReorderedUpdates(updates, tuple(position.tolist())), losses)
+
+    def _formulation_for(self, rule: LocalRule) -> Any:
+        supports = getattr(self._formulation, "supports", None)
+        return self._formulation if supports is None or supports(rule) else self._fallback
+
+    @torch.no_grad()
+    def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """Losses of training examples, no gradient: ``[rows, d]``, ``[rows, batch]`` -> ``[rows, batch]``.
+
+        Feature shifts are not applied here: callers that need them pass shifted data.
+        """
+        losses = torch.empty(indices.shape, device=self.device)
+        for row in range(len(parameters)):
+            self._model.flat.copy_(parameters[row])
+            outputs = self._model.module(self._train[0][indices[row]])
+            losses[row] = self._loss(outputs, self._train[1][indices[row]])
+        return losses
+
+    def evaluate(self, params: torch.Tensor, split: Split = "test") -> dict[str, Any]:
+        """Loss and metric on pooled examples: ``loss, metric_name, metric_value, accuracy`` (None if there is none).
+
+        Classification and next_token report accuracy (per token), regression its R2 (the loss is the mean squared
+        error), black_box the objective's value. Without test examples the training examples are used.
+        """
+        if self.data.objective is not None:
+            value = float(self.data.objective.value(params))
+            return {"loss": value, "metric_name": "objective", "metric_value": value, "accuracy": None}
+        inputs, targets = self._test if split == "test" and len(self._test[1]) else self._train
+        self._model.flat.copy_(params)
+        result = evaluate_examples(self._model, self.data.task, self._loss, inputs, targets)
+        return summarise(self.data.task, result, targets)
+
+    def evaluate_clients(self, params: torch.Tensor, clients: Sequence[int]) -> ClientMetrics:
+        """Loss and metric of each client on its local test share, or its training share where there is none.
+
+        For black_box tasks the loss and metric are the client's own function value.
+        """
+        if self.data.objective is not None:
+            ids = torch.tensor(list(clients), device=self.device)
+            points = params.expand(len(ids), 1, -1)
+            values = self.data.objective.values(ids, points)[:, 0].double().cpu().numpy()
+            return ClientMetrics(values, "objective", values.copy(), np.ones(len(ids), np.int64))
+        shares, (inputs, targets) = self.data.clients, self._train
+        if self.data.client_tests is not None:
+            shares, (inputs, targets) = self.data.client_tests, self._test
+        return self._evaluate_shares(params, clients, shares, inputs, targets)
+
+    def _evaluate_shares(
+        self,
+        params: torch.Tensor,
+        clients: Sequence[int],
+        shares: ClientIndex,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> ClientMetrics:
+        lists = [shares.of(client) for client in clients]
+        sizes = np.array([len(found) for found in lists], np.int64)
+        joined = np.concatenate(lists) if lists else np.zeros(0, np.int64)
+        indices = torch.from_numpy(joined).to(self.device)
+        owners = torch.from_numpy(np.repeat(np.array(list(clients), np.int64), sizes)).to(self.device)
+        self._model.flat.copy_(params)
+        result = evaluate_examples(
+            self._model,
+            self.data.task,
+            self._loss,
+            inputs[indices],
+            targets[indices],
+            owners,
+            self.data.transforms,
+        )
+        return per_client(self.data.task, result, sizes)
+
+    def module_with(self, params: torch.Tensor) -> nn.Module:
+        """A fresh module holding these parameters, for saving or further use.
+
+        Raises:
+            ValueError: a black-box task has no module.
+        """
+        import copy
+
+        if self.module is None:
+            raise ValueError("a black-box task has no module; its point is the flat parameter vector")
+        made = copy.deepcopy(self.module)
+        values = self.spec.unflatten(params.detach().cpu())
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(values[name])
+        return made
+
+    def description(self) -> dict[str, Any]:
+        """What decides the bits of a run: recorded with it, and pinned for resume and verify."""
+        return {
+            "device": str(self.device),
+            "formulation": self.selection.formulation,
+            "reason": self.selection.reason,
+            "chunk": self.chunk_rows(),
+            "threads": torch.get_num_threads(),
+            "dtype": self.dtype,
+            "torch": torch.__version__,
+        }
+
+
+def _on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = np.ascontiguousarray(examples.inputs), np.ascontiguousarray(examples.targets)
+    return torch.as_tensor(inputs, device=device), torch.as_tensor(targets, device=device)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(pages, math.floor(8 * 2**30))

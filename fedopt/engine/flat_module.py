@@ -1,0 +1,75 @@
+"""A module whose parameters are views into one flat vector, and the seeded dropout that goes with it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from fedopt.rng import torch_generator
+from fedopt.types import ParamSpec
+
+
+def spec_of(module: nn.Module) -> ParamSpec:
+    """Names and shapes of the trainable parameters, in the module's order."""
+    pieces = [(name, tuple(p.shape)) for name, p in module.named_parameters() if p.requires_grad]
+    return ParamSpec(tuple(name for name, _ in pieces), tuple(shape for _, shape in pieces))
+
+
+def flatten(module: nn.Module) -> torch.Tensor:
+    """The trainable parameters as a flat copy ``[d]``."""
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
+
+
+class FlatModule:
+    """A private copy of a module; its parameters and gradients are views into ``flat`` and ``gradient`` ``[d]``.
+
+    Writing into ``flat`` in place changes the module, and a backward pass adds into ``gradient``.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device):
+        self.module = copy.deepcopy(module).to(device)
+        self.flat = flatten(self.module).to(device)
+        self.gradient = torch.zeros_like(self.flat)
+        self.dropouts = _replace_dropout(self.module)
+        spec = spec_of(self.module)
+        values, gradients = spec.unflatten(self.flat), spec.unflatten(self.gradient)
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                parameter.data, parameter.grad = values[name], gradients[name]
+
+    def seed_dropout(self, seed: int, client: int, task: int) -> None:
+        """Make the dropout masks of this client's task a named stream."""
+        if self.dropouts:
+            made = torch_generator(self.flat.device, seed, "dropout", client, task)
+            for layer in self.dropouts:
+                layer.generator = made
+
+
+class StreamDropout(nn.Module):
+    """Dropout that draws its masks from a named stream, so that they do not depend on the order of computation."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Zero each value with the given probability and rescale the rest; identity outside training."""
+        if not self.training or self.probability == 0.0:
+            return inputs
+        drawn = torch.rand(inputs.shape, generator=self.generator, device=inputs.device)
+        return inputs * ((drawn >= self.probability) / (1.0 - self.probability))
+
+
+def _replace_dropout(module: nn.Module) -> list[StreamDropout]:
+    made = []
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Dropout:
+                layer = StreamDropout(child.p)
+                layer.train(child.training)
+                setattr(parent, name, layer)
+                made.append(layer)
+    return made

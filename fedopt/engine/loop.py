@@ -1,0 +1,112 @@
+"""The loop formulation: one client after the other, the slow obvious way. Oracle of all others."""
+
+from __future__ import annotations
+
+import torch
+
+from fedopt.engine.base import DenseUpdates, ExampleClipping
+from fedopt.engine.flat_module import FlatModule
+from fedopt.engine.rules import apply_rule, clipping_factors
+from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.rng import torch_generator
+
+
+class Loop:
+    """Trains clients one by one; parameters are views into one flat buffer, updated in place.
+
+    Per-example clipping computes the gradient of one example at a time.
+    """
+
+    name = "loop"
+
+    def __init__(self, task: LossTask):
+        self._task = task
+        self._model = FlatModule(task.module, task.device)
+        self._model.module.train()
+
+    def train(self, chunk: Chunk) -> Trained:
+        """Train every row of the chunk."""
+        updates = torch.empty(len(chunk), self._task.spec.size, device=self._task.device)
+        losses = torch.empty(len(chunk), device=self._task.device)
+        for row in range(len(chunk)):
+            start = chunk.starts[chunk.start_of[row]]
+            losses[row] = self._train_row(chunk, row, start)
+            torch.sub(self._model.flat, start, out=updates[row])
+        return Trained(DenseUpdates(updates), losses)
+
+    def _train_row(self, chunk: Chunk, row: int, start: torch.Tensor) -> torch.Tensor:
+        model, rule = self._model, chunk.rule
+        model.flat.copy_(start)
+        model.seed_dropout(chunk.seed, chunk.clients[row], chunk.tasks[row])
+        noise = _noise_stream(chunk, row, rule.example_clipping, self._task.device)
+        buffer = torch.empty_like(model.flat) if rule.momentum else None
+        correction = None if rule.correction is None else rule.correction[row]
+        total, batches = torch.zeros((), device=self._task.device), 0
+        rates = rule.rates[row].tolist()
+        for step in range(chunk.steps[row]):
+            loss = self._gradient(chunk, row, step, noise)
+            if loss is not None:
+                total, batches = total + loss, batches + 1
+            apply_rule(model.flat, model.gradient, start, buffer, rates[step], rule, correction, step == 0)
+        return total / batches if batches else torch.full((), float("nan"))
+
+    def _gradient(self, chunk: Chunk, row: int, step: int, noise: torch.Generator | None) -> torch.Tensor | None:
+        """Leave the batch gradient in the buffer; the mean loss of the batch, or None if it is empty."""
+        model, count = self._model, int(chunk.counts[row, step])
+        denominator = float(chunk.denominators[row, step])
+        indices = chunk.indices[row, step, :count]
+        clipping = chunk.rule.example_clipping
+        model.gradient.zero_()
+        loss = None
+        if count and clipping is None:
+            losses = self._losses(chunk.clients[row], indices)
+            (losses.sum() / denominator).backward()
+            loss = losses.detach().mean()
+        elif count and clipping is not None:
+            loss = self._clipped_sum(chunk.clients[row], indices, clipping)
+        if clipping is not None:
+            model.gradient.add_(_noise(clipping, model.gradient, noise)).div_(denominator)
+        return loss
+
+    def _losses(self, client: int, indices: torch.Tensor) -> torch.Tensor:
+        task = self._task
+        inputs = task.inputs_of(client, indices)
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bfloat16):
+            outputs = self._model.module(inputs)
+        return task.loss(outputs.float(), task.targets[indices])
+
+    def _clipped_sum(self, client: int, indices: torch.Tensor, clipping: ExampleClipping) -> torch.Tensor:
+        total = torch.zeros_like(self._model.gradient)
+        losses = []
+        for i in range(len(indices)):
+            self._model.gradient.zero_()
+            loss = self._losses(client, indices[i : i + 1]).sum()
+            loss.backward()
+            self._clip_example(clipping)
+            total += self._model.gradient
+            losses.append(loss.detach())
+        self._model.gradient.copy_(total)
+        return torch.stack(losses).mean()
+
+    def _clip_example(self, clipping: ExampleClipping) -> None:
+        gradient, ends = self._model.gradient, self._task.spec.offsets
+        if clipping.per_layer is None:
+            gradient.mul_(clipping_factors(clipping, gradient.norm(), clipping.clipping_norm))
+            return
+        for i, bound in enumerate(clipping.per_layer):
+            piece = gradient[ends[i] : ends[i + 1]]
+            piece.mul_(clipping_factors(clipping, piece.norm(), bound))
+
+
+def _noise_stream(
+    chunk: Chunk, row: int, clipping: ExampleClipping | None, device: torch.device
+) -> torch.Generator | None:
+    if clipping is None or clipping.noise_std == 0.0:
+        return None
+    return torch_generator(device, chunk.seed, clipping.noise_purpose, chunk.clients[row], chunk.tasks[row])
+
+
+def _noise(clipping: ExampleClipping, like: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
+    if noise is None:
+        return torch.zeros_like(like)
+    return torch.randn(like.shape, generator=noise, device=like.device) * clipping.noise_std

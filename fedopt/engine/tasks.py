@@ -1,0 +1,133 @@
+"""What a formulation is given: the examples on the device, and one chunk of a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedopt.engine.base import BatchPlan, Cohort, LocalRule, UpdateBatch
+from fedopt.engine.losses import ExampleLoss
+from fedopt.types import ParamSpec, Task
+
+
+class Trained(NamedTuple):
+    """Result of local training."""
+
+    updates: UpdateBatch  # end minus start, one row per cohort member
+    losses: torch.Tensor  # shape [rows]: mean over the steps of the batch losses; nan where no example was used
+
+
+@dataclass(frozen=True)
+class LossTask:
+    """A model, its loss, and the training examples on the device.
+
+    Args:
+        task: shapes and kind.
+        spec: names and shapes of the flat parameters.
+        module: the module; formulations copy it and never change it.
+        loss: loss of every example.
+        inputs, targets: training examples ``[n, ...]`` on the device.
+        transforms: per-client feature shift, or None.
+        seed: run seed.
+        bfloat16: run the forward and backward pass under bfloat16 autocast.
+    """
+
+    task: Task
+    spec: ParamSpec
+    module: nn.Module
+    loss: ExampleLoss
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    transforms: Any
+    seed: int
+    bfloat16: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        return self.inputs.device
+
+    def inputs_of(self, client: int, indices: torch.Tensor) -> torch.Tensor:
+        """Inputs of some examples as this client sees them ``[k, *input_shape]``."""
+        found = self.inputs[indices]
+        return found if self.transforms is None else apply_transform(self.transforms, found, client)
+
+
+def apply_transform(transforms: Any, inputs: torch.Tensor, client: int) -> torch.Tensor:
+    """A client's feature shift: ``transforms(inputs [k, ...], clients [k]) -> [k, ...]``."""
+    clients = torch.full((len(inputs),), client, dtype=torch.int64, device=inputs.device)
+    return transforms(inputs, clients)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a cohort that are computed together, in descending number of steps.
+
+    Args:
+        clients, tasks: name the random streams.
+        starts: distinct starting points ``[d]``; ``start_of[row]`` says which one a row has.
+        indices: ``[rows, steps, batch]`` int64 on the device.
+        counts, denominators: ``[rows, steps]`` NumPy, as in ``BatchPlan``.
+        steps: per row, descending.
+        rule: its rates ``[rows, steps]`` and correction ``[rows, d]`` are those of the chunk.
+        seed: run seed.
+    """
+
+    clients: tuple[int, ...]
+    tasks: tuple[int, ...]
+    starts: list[torch.Tensor]
+    start_of: tuple[int, ...]
+    indices: torch.Tensor
+    counts: np.ndarray
+    denominators: np.ndarray
+    steps: tuple[int, ...]
+    rule: LocalRule
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of the longest row."""
+        return max(self.steps, default=0)
+
+    def active(self, step: int) -> int:
+        """Rows that still work at ``step``: a prefix, because rows are sorted."""
+        return sum(1 for count in self.steps if count > step)
+
+    def stacked_starts(self) -> torch.Tensor:
+        """Starting point of every row ``[rows, d]``, a fresh copy."""
+        if len(self.starts) == 1:
+            return self.starts[0].expand(len(self), -1).clone()
+        return torch.stack([self.starts[i] for i in self.start_of])
+
+
+def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[int], device: torch.device) -> Chunk:
+    """Cut some rows (already in descending steps) out of a cohort and its plan."""
+    distinct, start_of = cohort.distinct("params")
+    used = sorted({start_of[r] for r in rows})
+    position = {start: i for i, start in enumerate(used)}
+    selected = list(rows)
+    steps = tuple(int(plan.steps[r]) for r in selected)
+    longest = max(steps, default=0)
+    indices = plan.indices[selected, :longest]
+    width = int(plan.counts[selected, :longest].max(initial=0))
+    correction = None if rule.correction is None else rule.correction[selected].to(device)
+    return Chunk(
+        clients=tuple(cohort.clients[r] for r in selected),
+        tasks=tuple(cohort.tasks[r] for r in selected),
+        starts=[distinct[i].to(device) for i in used],
+        start_of=tuple(position[start_of[r]] for r in selected),
+        indices=torch.from_numpy(np.ascontiguousarray(indices[:, :, :width])).to(device),
+        counts=plan.counts[selected, :longest],
+        denominators=plan.denominators[selected, :longest],
+        steps=steps,
+        rule=replace(rule, rates=rule.rates[selected, :longest], correction=correction),
+        seed=cohort.seed,
+    )

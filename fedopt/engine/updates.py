@@ -1,0 +1,51 @@
+"""Update batches of the engine: rows in another order, and rows made of pieces per parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedopt.engine.base import UpdateBatch
+
+
+@dataclass(frozen=True)
+class ReorderedUpdates:
+    """A batch whose row i is row ``position[i]`` of another one, without moving any data.
+
+    Args:
+        inner: the batch as it was computed.
+        position: a permutation of ``range(len(inner))``.
+    """
+
+    inner: UpdateBatch
+    position: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def _inward(self, values: torch.Tensor) -> torch.Tensor:
+        moved = torch.empty_like(values)
+        moved[list(self.position)] = values
+        return moved
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted sum in the order of computation."""
+        return self.inner.weighted_sum(self._inward(weights))
+
+    def norms(self) -> torch.Tensor:
+        """Row norms."""
+        return self.inner.norms()[list(self.position)]
+
+    def scaled(self, factors: torch.Tensor) -> ReorderedUpdates:
+        """Scaled rows."""
+        return ReorderedUpdates(self.inner.scaled(self._inward(factors)), self.position)
+
+    def take(self, index: Sequence[int]) -> UpdateBatch:
+        """Selected rows."""
+        return self.inner.take([self.position[i] for i in index])
+
+    def rows(self) -> torch.Tensor:
+        """All rows."""
+        return self.inner.rows()[list(self.position)]
