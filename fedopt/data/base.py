@@ -106,7 +106,8 @@ class FederatedData:
         train, test: pooled examples; empty arrays for an objective.
         clients: training examples of every client.
         client_tests: local test share of every client (indices into ``test``), or None.
-        transforms: per-client feature shift, or None (see ``fedopt.data.partitions.feature_shift``).
+        transforms: per-client feature shift not yet written into the examples (``fedopt.data._shift.Shift``), or
+            None; ``materialised`` applies it.
         objective: set for black_box tasks.
         class_names: for plots.
         source: name, version, licence, where it was found, hash; goes into the run directory.
@@ -121,6 +122,10 @@ class FederatedData:
     objective: Objective | None = None
     class_names: tuple[str, ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
+
+    def materialised(self) -> FederatedData:
+        """The same data with the per-client feature shift written into the examples, so that indices suffice."""
+        return self if self.transforms is None else self.transforms.materialise(self)
 
 
 class DataSet(Settings):
