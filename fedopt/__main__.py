@@ -1,0 +1,5 @@
+"""``python -m fedopt``."""
+
+from fedopt.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""Python API: run a scenario, read a run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedopt.scenario import Scenario, ScenarioError, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+DEFAULT_OUT = Path("reports")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, finished or not.
+
+    Args:
+        directory: the run directory.
+    """
+
+    directory: Path
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """One row per server step; columns in docs/run-directory.md."""
+        from fedopt.runlog import read_rounds
+
+        return read_rounds(self.directory).to_pandas()
+
+    @cached_property
+    def updates(self) -> pd.DataFrame:
+        """One row per client reply or loss."""
+        from fedopt.runlog import read_updates
+
+        return read_updates(self.directory).to_pandas()
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """One row per client that took part or was evaluated."""
+        from fedopt.runlog import read_clients
+
+        return read_clients(self.directory).to_pandas()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Headline numbers."""
+        from fedopt.runlog import read_summary
+
+        return dict(read_summary(self.directory))
+
+    @property
+    def scenario(self) -> Scenario:
+        """The resolved scenario."""
+        return load(self.directory / "scenario.yaml")
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.directory / "report.html"
+
+    def parameters(self) -> dict[str, Any]:
+        """Final parameters by name, as tensors."""
+        from safetensors.torch import load_file
+
+        return load_file(self.directory / "model.safetensors")
+
+    def model(self) -> nn.Module:
+        """The final model.
+
+        Raises:
+            ValueError: a black-box task has no model; use ``parameters``.
+        """
+        scenario = self.scenario
+        data = scenario.data.load(scenario.seed)
+        if data.objective is not None:
+            raise ValueError("a black-box task has no model; the final point is run.parameters()['point']")
+        module = scenario.model.build(data.task)
+        module.load_state_dict(self.parameters(), strict=False)
+        return module.eval()
+
+    def _repr_html_(self) -> str:
+        """Headline numbers in a notebook."""
+        keys = ("status", "steps", "metric_name", "final_metric", "epsilon", "time_s", "wall_s")
+        cells = "".join(f"<tr><th>{k}</th><td>{self.summary.get(k)}</td></tr>" for k in keys)
+        return f"<table>{cells}</table><a href='{self.report}'>report</a>"
+
+
+def simulate(
+    scenario: str | Path | Scenario,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+    resume: bool = False,
+    data: Any = None,
+) -> Run:
+    """Run a scenario on the virtual clock.
+
+    Args:
+        scenario: a YAML file or a ``Scenario``.
+        out: folder for runs (default ``reports``); the run directory is ``out/<name>/<run id>``.
+        overrides: dotted keys to values, applied to a file before validation.
+        quiet: no live view.
+        resume: go on with the newest unfinished run of this scenario under ``out``.
+        data: already loaded ``FederatedData``, or None.
+    Returns:
+        The run.
+    Raises:
+        ScenarioError: the scenario has problems; all of them are listed.
+        RunLogError: the run directory cannot be written.
+    """
+    from fedopt.simulation.session import Session
+
+    loaded = scenario if isinstance(scenario, Scenario) else load(scenario, overrides)
+    base = Path(out) if out is not None else DEFAULT_OUT
+    unfinished = find_unfinished(loaded, base) if resume else None
+    if unfinished is not None:
+        return resume_run(unfinished, quiet=quiet)
+    directory = new_run_directory(loaded, base)
+    Session(loaded, directory, quiet=quiet, data=data).run()
+    return Run(directory)
+
+
+def resume_run(directory: Path, quiet: bool = True) -> Run:
+    """Go on with an unfinished run from its last checkpoint; a finished one is returned as it is."""
+    from fedopt.runlog import run_state
+    from fedopt.simulation.session import Session
+
+    if run_state(directory) == "absent":
+        raise ScenarioError([f"{directory}: holds no run; give a run directory or a scenario."])
+    if run_state(directory) != "finished":
+        Session(load(directory / "scenario.yaml"), directory, quiet=quiet).run(resume=True)
+    elif not (directory / "report.html").exists():
+        from fedopt.report import write_report
+
+        write_report(directory)
+    return Run(directory)
+
+
+def open_run(directory: str | Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    if not (Path(directory) / "scenario.yaml").exists():
+        raise FileNotFoundError(f"{directory} is not a run directory: it has no scenario.yaml")
+    return Run(Path(directory))
+
+
+def new_run_directory(scenario: Scenario, base: Path) -> Path:
+    """A fresh directory name under ``base/<scenario name>``."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return base / scenario.name / f"{stamp}-seed{scenario.seed}-{secrets.token_hex(2)}"
+
+
+def find_unfinished(scenario: Scenario, base: Path) -> Path | None:
+    """The newest unfinished run of this very scenario under ``base``, or None."""
+    from fedopt.runlog import run_state
+
+    wanted = comparable(scenario)
+    for directory in sorted((base / scenario.name).glob("*"), reverse=True):
+        described = directory / "scenario.yaml"
+        if not described.exists() or run_state(directory) not in ("running",):
+            continue
+        if comparable(load(described)) == wanted:
+            return directory
+    return None
+
+
+def comparable(scenario: Scenario) -> dict[str, Any]:
+    """What must agree for a run to be a continuation: everything but how it is computed."""
+    return {k: v for k, v in scenario.resolved().items() if k != "engine"}

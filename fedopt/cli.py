@@ -1,0 +1,195 @@
+"""The command line: thin commands over the library. Starts without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="Simulate, compare and deploy private and federated optimisation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+FAMILIES = {
+    "aggregators": "fedopt.aggregators",
+    "clients": "fedopt.clients",
+    "data": "fedopt.data",
+    "partitions": "fedopt.data.partitions",
+    "models": "fedopt.models",
+    "sampling": "fedopt.sampling",
+    "compute": "fedopt.devices.compute",
+    "network": "fedopt.devices.network",
+    "availability": "fedopt.devices.availability",
+    "work": "fedopt.devices.work",
+    "staleness": "fedopt.aggregators.staleness",
+    "mechanisms": "fedopt.privacy.mechanisms",
+}
+
+Setting = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value, before validation; repeatable.")]
+Seed = Annotated[int | None, typer.Option(help="Replaces the scenario's seed.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for runs; default: reports.")]
+
+
+def _fail(messages: list[str]) -> NoReturn:
+    """Bad input: every problem on its own line, exit code 2."""
+    for message in messages:
+        typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+def _overrides(settings: list[str] | None, seed: int | None, device: str | None) -> dict[str, object]:
+    from fedopt.scenario import parse_override
+
+    found: dict[str, object] = dict(parse_override(text) for text in settings or [])
+    if seed is not None:
+        found["seed"] = seed
+    if device is not None:
+        found["engine.device"] = device
+    return found
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file, or a run directory with --resume.")],
+    settings: Setting = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run of this scenario.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No live view.")] = False,
+) -> None:
+    """Run one scenario on the virtual clock."""
+    from fedopt import api
+    from fedopt.runlog import RunLogError
+    from fedopt.scenario import ScenarioError
+
+    try:
+        if scenario.is_dir():
+            run = api.resume_run(scenario, quiet=quiet)
+        else:
+            run = api.simulate(scenario, out, _overrides(settings, seed, device), quiet=quiet, resume=resume)
+    except ScenarioError as error:
+        _fail(error.problems)
+    except (FileNotFoundError, ValueError) as error:
+        _fail([f"{scenario}: {error}"])
+    except RunLogError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    _conclude(run)
+
+
+def _conclude(run: object) -> None:
+    """Final numbers and where the report lies."""
+    from fedopt.api import Run
+
+    assert isinstance(run, Run)
+    summary = run.summary
+    name, value = summary.get("metric_name"), summary.get("final_metric")
+    typer.echo(f"{summary['status']}: {summary['reason']}")
+    if value is not None:
+        typer.echo(f"final {name}: {value:.4f}")
+    if summary.get("epsilon") is not None:
+        typer.echo(_epsilon_line(run.directory, summary))
+    typer.echo(f"run directory: {run.directory}")
+    typer.echo(f"report: {run.report}")
+    if summary["status"] in ("diverged", "failed"):
+        raise typer.Exit(1)
+
+
+def _epsilon_line(directory: Path, summary: dict[str, object]) -> str:
+    ledger = json.loads((directory / "privacy.json").read_text())
+    where = ", ".join(f"{k} {ledger[k]}" for k in ("unit", "relation", "trust") if k in ledger)
+    return f"epsilon: {summary['epsilon']:.4f} at delta {summary['delta']:g} ({where})"
+
+
+@app.command()
+def validate(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file.")],
+    settings: Setting = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Check a scenario without running it; print the resolved scenario."""
+    from fedopt.scenario import ScenarioError, load
+    from fedopt.yaml_writer import to_yaml
+
+    try:
+        loaded = load(scenario, _overrides(settings, seed, device))
+    except ScenarioError as error:
+        _fail(error.problems)
+    typer.echo(to_yaml(loaded.resolved()), nl=False)
+
+
+@app.command("list")
+def list_components(
+    family: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(FAMILIES) + ".")] = None,
+) -> None:
+    """Show what exists, one line each, the name first."""
+    from fedopt.components import components, summary
+
+    if family is not None and family not in FAMILIES:
+        _fail([f"list: unknown family {family!r}; known: {', '.join(FAMILIES)}."])
+    for name in [family] if family else FAMILIES:
+        if family is None:
+            typer.echo(f"{name}:")
+        for kind, found in components(FAMILIES[name]).items():
+            typer.echo(f"{'' if family else '  '}{kind:<28} {summary(found)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario, for completion in editors."""
+    from fedopt.scenario import Scenario
+
+    typer.echo(json.dumps(Scenario.model_json_schema(), indent=2))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("scenario.yaml"),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented scenario to start from."""
+    from fedopt.template import commented_scenario
+
+    if path.exists() and not force:
+        _fail([f"{path}: exists already; choose another name or use --force."])
+    try:
+        path.write_text(commented_scenario(), encoding="utf-8")
+    except OSError as error:
+        _fail([f"{path}: cannot be written: {error.strerror}."])
+    typer.echo(f"wrote {path}; run it with: fedopt simulate {path}")
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Make the HTML report of a run directory again."""
+    from fedopt.report import write_report
+    from fedopt.runlog import RunLogError
+
+    if not (directory / "scenario.yaml").exists():
+        _fail([f"{directory}: is not a run directory: it has no scenario.yaml."])
+    try:
+        typer.echo(f"report: {write_report(directory)}")
+    except (RunLogError, ValueError) as error:
+        _fail([f"{directory}: {error}"])
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted; go on with --resume", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The virtual clock, lazy computation and checkpoints."""

@@ -1,0 +1,186 @@
+"""From a scenario to the objects of a run: data, engine, devices, server, computation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedopt.data.base import FederatedData
+from fedopt.devices.base import Fleet
+from fedopt.engine.engine import CohortEngine
+from fedopt.rng import torch_generator
+from fedopt.scenario import Scenario
+from fedopt.server import Limits, Server
+from fedopt.simulation.computation import Computation
+from fedopt.simulation.fleet import DeviceClock
+from fedopt.simulation.states import StateStore
+from fedopt.types import Count, Message, Public
+
+# Expected durations are listed for methods that weight by speed; beyond this many clients that list is not built.
+LISTED_CLIENTS = 200_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of."""
+
+    scenario: Scenario
+    data: FederatedData
+    engine: CohortEngine
+    clock: DeviceClock
+    server: Server
+    computation: Computation
+    warnings: tuple[str, ...] = ()
+
+
+class SimulatedNoise:
+    """Privacy noise of a simulation, from named seeded streams; a deployment never uses it."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def generator(self, device: Any, *ids: int) -> torch.Generator:
+        """Generator of one draw."""
+        return torch_generator(device, self.seed, "privacy_noise", *ids)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ValueError: CUDA asked for and not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("engine.device is cuda but PyTorch sees no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
+    """Build a run.
+
+    Args:
+        scenario: a checked scenario.
+        data: already loaded data (several runs of a comparison share it), or None.
+    Raises:
+        FileNotFoundError, ValueError: the data or the model do not fit; the message says what to change.
+    """
+    data = data or scenario.data.load(scenario.seed)
+    settings = scenario.engine
+    engine = CohortEngine(
+        scenario.model,
+        data,
+        choose_device(settings.device),
+        scenario.seed,
+        formulation=settings.formulation,
+        chunk=settings.chunk,
+        dtype=settings.dtype,
+        threads=settings.threads,
+    )
+    clock = DeviceClock(scenario.devices, _fleet(scenario, data))
+    public = _public(scenario, data, clock)
+    params = engine.initial_parameters()
+    noise = SimulatedNoise(scenario.seed)
+    mechanism, affordable, warnings = _privacy(scenario, public)
+    server = Server(
+        scenario.aggregator,
+        scenario.sampling,
+        public,
+        params,
+        _limits(scenario, clock),
+        clock.ticks_per_second,
+        scenario.seed,
+        work_of=_work_of(scenario, data, clock, engine),
+        mechanism=mechanism,
+        noise=noise,
+        affordable=affordable,
+    )
+    memory = int(settings.memory_gib * 2**30)
+    states = StateStore(scenario.client.initial_state(engine.spec), engine.device, memory)
+    computation = Computation(
+        engine,
+        scenario.client,
+        public,
+        scenario.seed,
+        engine.chunk_rows(),
+        memory,
+        states,
+        mechanism=mechanism,
+        noise=noise,
+    )
+    return Parts(scenario, data, engine, clock, server, computation, warnings)
+
+
+def _fleet(scenario: Scenario, data: FederatedData) -> Fleet:
+    classes = None
+    if data.task.kind == "classification" and data.clients.num_clients <= LISTED_CLIENTS:
+        classes = _class_ranges(data)
+    return Fleet(scenario.seed, data.clients.num_clients, data.clients.sizes(), classes)
+
+
+def _class_ranges(data: FederatedData) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest class of every client ``[clients, 2]``, and how many it holds ``[clients]``."""
+    ranges, distinct = [], []
+    for client in range(data.clients.num_clients):
+        labels = np.unique(data.train.targets[data.clients.of(client)])
+        ranges.append((int(labels[0]), int(labels[-1])) if len(labels) else (0, 0))
+        distinct.append(len(labels))
+    return np.array(ranges), np.array(distinct)
+
+
+def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Public:
+    clients = data.clients.num_clients
+    is_private = scenario.privacy is not None
+    declared = "num_examples" in getattr(scenario.data, "public", ())
+    public = Public(
+        num_clients=clients,
+        expected_cohort=scenario.sampling.expected_cohort(clients),
+        is_private=is_private,
+        num_examples=data.clients.sizes() if declared or not is_private else None,
+        seconds_per_task=_expected_seconds(scenario, data, clock),
+        horizon=scenario.run.server_steps,
+        seed=scenario.seed,
+    )
+    close = scenario.aggregator.plan(None, public).close
+    return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
+
+
+def _expected_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
+    """E[T_i] of every client where the compute model knows it and transfers take no time."""
+    if data.clients.num_clients > LISTED_CLIENTS or scenario.devices.network.kind() != "none":
+        return None
+    message = Message({}, {"version": 0})
+    steps = [scenario.client.planned_steps(int(n), message) for n in data.clients.sizes()]
+    largest = int(data.clients.sizes().max(initial=1))
+    return clock.compute.expected(steps, scenario.client.batch_size_of(largest))
+
+
+def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:
+    run, privacy = scenario.run, scenario.privacy
+    return Limits(
+        server_steps=run.server_steps,
+        time=None if run.time_s is None else clock.ticks(run.time_s),
+        max_participations=None if privacy is None else privacy.max_participations,
+    )
+
+
+def _work_of(scenario: Scenario, data: FederatedData, clock: DeviceClock, engine: CohortEngine) -> Any:
+    offsets, work = data.clients.offsets, scenario.client
+
+    def work_of(client: int, task: int, message: Message) -> tuple[int, int, float, int]:
+        examples = int(offsets[client + 1] - offsets[client])
+        steps = clock.work.steps(client, task, work.planned_steps(examples, message))
+        return examples, steps, work.normalizer(steps), work.reply_bytes(engine.spec, message, steps)
+
+    return work_of
+
+
+def _privacy(scenario: Scenario, public: Public) -> tuple[Any, Any, tuple[str, ...]]:
+    """(mechanism, affordable, warnings) of a scenario; nothing without privacy."""
+    if scenario.privacy is None:
+        return None, None, ()
+    from fedopt.privacy.plan import plan
+
+    return plan(scenario, public)

@@ -1,0 +1,51 @@
+"""Rows of the ``clients`` table: who took part, with which data and how well the final model serves them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedopt.protocol import Finished
+from fedopt.simulation.assembly import Parts
+
+# Evaluating every client of a huge population would cost more than the run; the report needs a sample only.
+EVALUATED_CLIENTS = 2000
+
+
+def clients_rows(parts: Parts, params: torch.Tensor, evaluate: str, ended: Finished) -> list[dict[str, Any]]:
+    """One row per client that took part or is evaluated, ascending client id."""
+    data, state = parts.data, parts.server.state
+    population = data.clients.num_clients
+    evaluated = _evaluated(population) if evaluate == "end" and ended.status != "diverged" else []
+    local = parts.engine.evaluate_clients(params, evaluated) if evaluated else {}
+    rows = []
+    for client in sorted({*state.tasks, *evaluated}):
+        row: dict[str, Any] = {"client_id": client, "num_examples": int(data.clients.sizes()[client])}
+        row["class_counts"] = _class_counts(parts, client)
+        if client in local:
+            found = local[client]
+            row |= {
+                "metric_name": found["metric_name"],
+                "local_metric": found["metric_value"],
+                "local_loss": found["loss"],
+                "num_test_examples": found["num_examples"],
+            }
+        rows.append(row)
+    return rows
+
+
+def _evaluated(population: int) -> list[int]:
+    """All clients, or an even sample of a large population."""
+    if population <= EVALUATED_CLIENTS:
+        return list(range(population))
+    return np.linspace(0, population - 1, EVALUATED_CLIENTS).astype(int).tolist()
+
+
+def _class_counts(parts: Parts, client: int) -> list[int] | None:
+    data = parts.data
+    if data.task.kind != "classification":
+        return None
+    labels = data.train.targets[data.clients.of(client)]
+    return np.bincount(labels, minlength=data.task.num_outputs).tolist()

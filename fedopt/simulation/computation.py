@@ -1,0 +1,388 @@
+"""Client work, computed lazily and in batches, apart from time.
+
+Who arrives when never depends on values, so nothing is computed until a server step asks for it. Then everything
+that is in flight and not yet computed is trained together, also across model versions, up to one chunk of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedopt.clients.base import ClientWork, stack_states
+from fedopt.engine.base import Cohort, ConcatUpdates, UpdateBatch
+from fedopt.privacy.base import ClientContext, Mechanism, Noise
+from fedopt.protocol import Collect, Collected, Dispatch
+from fedopt.simulation.states import StateStore
+from fedopt.types import Bound, Public, ReplyMeta, Ticks
+
+UNBOUNDED = Bound(float("inf"))
+
+
+@dataclass
+class Pending:
+    """A dispatched task, computed or not."""
+
+    dispatch: Dispatch
+    arrives: tuple[Ticks, int]  # when (and in which order) its reply will be at the server
+    state: dict[str, torch.Tensor] | None
+    reply: Computed | None = None
+
+
+@dataclass(frozen=True)
+class Computed:
+    """One row of a computed batch."""
+
+    parts: dict[str, UpdateBatch]
+    row: int
+    state: dict[str, torch.Tensor] | None
+    metrics: dict[str, float]
+    queries: int
+
+
+class _Part:
+    """One named part of the surviving replies, with the sum for the admitted weights already made."""
+
+    def __init__(self, batch: UpdateBatch | None, weights: tuple[float, ...], total: torch.Tensor | None):
+        self._batch, self._weights, self._total = batch, weights, total
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def _kept(self) -> UpdateBatch:
+        if self._batch is None:
+            raise ValueError(
+                "this aggregator needs every client's update at once, but the cohort was reduced in a stream because "
+                "its updates do not fit engine.memory_gib; raise it, or use a smaller cohort or a mean"
+            )
+        return self._batch
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        if self._total is not None and tuple(weights.tolist()) == self._weights:
+            return self._total
+        return self._kept().weighted_sum(weights)
+
+    def norms(self) -> torch.Tensor:
+        return self._kept().norms()
+
+    def scaled(self, factors: torch.Tensor) -> UpdateBatch:
+        return self._kept().scaled(factors)
+
+    def take(self, index: Any) -> UpdateBatch:
+        return self._kept().take(index)
+
+    def rows(self) -> torch.Tensor:
+        return self._kept().rows()
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Surviving replies, as a method's ``reduce`` sees them (a ``ReplyBatch``)."""
+
+    metas: tuple[ReplyMeta, ...]
+    weights: tuple[float, ...]
+    parts: dict[str, _Part]
+    bounds: dict[str, Bound]
+
+    def part(self, name: str = "update") -> UpdateBatch:
+        """The named part."""
+        return self.parts[name]
+
+    def bound(self, name: str = "update") -> Bound:
+        """Bound of one client's contribution."""
+        return self.bounds.get(name, UNBOUNDED)
+
+
+class Computation:
+    """Holds dispatched tasks and computes them when asked.
+
+    Args:
+        engine: the cohort engine.
+        work: client work.
+        public: public constants.
+        seed: run seed.
+        mechanism, noise: client-side half of the privacy mechanism, or None.
+        chunk: most rows computed together.
+        memory_bytes: how many bytes of computed updates may be kept.
+        states: per-client state.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        work: ClientWork,
+        public: Public,
+        seed: int,
+        chunk: int,
+        memory_bytes: int,
+        states: StateStore,
+        mechanism: Mechanism | None = None,
+        noise: Noise | None = None,
+    ):
+        self.engine, self.work, self.public, self.seed = engine, work, public, seed
+        self.chunk, self.memory_bytes, self.states = max(1, chunk), memory_bytes, states
+        self.mechanism, self.noise = mechanism, noise
+        self.pending: dict[int, Pending] = {}
+        self.uncollected: dict[int, int] = {}  # client -> its last arrived, not yet collected dispatch
+
+    def register(self, dispatch: Dispatch, arrives: tuple[Ticks, int]) -> None:
+        """Remember a task whose reply will arrive."""
+        state = None
+        if self.states.names:
+            earlier = self.uncollected.get(dispatch.client)
+            if earlier is not None:
+                # The client starts again from the state its last, not yet collected, work left behind.
+                self._compute([earlier])
+                reply = self.pending[earlier].reply
+                state = reply.state if reply else None
+            state = state or self.states.get(dispatch.client)
+        self.pending[dispatch.dispatch_id] = Pending(dispatch, arrives, state)
+
+    def forget(self, dispatch_id: int) -> None:
+        """The reply is not wanted any more."""
+        self.pending.pop(dispatch_id, None)
+
+    def arrived(self, dispatch_id: int) -> None:
+        """The reply is at the server (admitted or held)."""
+        if self.states.names and dispatch_id in self.pending:
+            self.uncollected[self.pending[dispatch_id].dispatch.client] = dispatch_id
+
+    def storable(self) -> dict[str, Any]:
+        """Everything a checkpoint needs; rows of one computed batch stay together, since that decides the bits."""
+        batches: dict[int, int] = {}
+        stored: list[dict[str, UpdateBatch]] = []
+        rows = {}
+        for i, task in self.pending.items():
+            reply = task.reply
+            if reply is not None:
+                marker = id(next(iter(reply.parts.values())))
+                if marker not in batches:
+                    batches[marker] = len(stored)
+                    stored.append(reply.parts)
+                rows[i] = (batches[marker], reply.row, reply.state, reply.metrics, reply.queries)
+        tasks = {i: (t.dispatch, t.arrives, t.state) for i, t in self.pending.items()}
+        return {"batches": stored, "rows": rows, "tasks": tasks, "uncollected": self.uncollected}
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Take over what ``storable`` returned."""
+        self.pending = {i: Pending(*task) for i, task in stored["tasks"].items()}
+        for i, (batch, row, state, metrics, queries) in stored["rows"].items():
+            self.pending[i].reply = Computed(stored["batches"][batch], row, state, metrics, queries)
+        self.uncollected = stored["uncollected"]
+
+    def collect(self, command: Collect, time: Ticks, step: int, mechanism_state: Any) -> tuple[Collected, dict[str, float]]:
+        """Values of the asked replies, and simulator-only metrics (means over the survivors)."""
+        ids = [m.dispatch_id for m in command.metas]
+        weights = dict(zip(ids, command.weights, strict=True))
+        waiting = [i for i in ids if self.pending[i].reply is None]
+        stream = len(waiting) > self.chunk and len(ids) * self._row_bytes() > self.memory_bytes
+        blocks = [waiting[i : i + self.chunk] for i in range(0, len(waiting), self.chunk)] if stream else [ids]
+        gathered = _Gathered()
+        for block in blocks:
+            self._compute(block, look_ahead=not stream)
+            self._gather(block, weights, step, mechanism_state, gathered, keep=not stream)
+        metas = tuple(m for m in command.metas if m.dispatch_id not in gathered.failed)
+        kept = tuple(weights[m.dispatch_id] for m in metas)
+        parts = {name: gathered.part(name, kept) for name in gathered.totals}
+        queries = self._finish(ids, gathered.failed)
+        collected = Collected(time, Replies(metas, kept, parts, gathered.bounds), gathered.failed, queries)
+        return collected, gathered.means()
+
+    def _row_bytes(self) -> int:
+        return 4 * self.engine.spec.size
+
+    def _finish(self, ids: list[int], failed: dict[int, str]) -> int:
+        """Commit client states of admitted replies and let the values go."""
+        queries = 0
+        for i in ids:
+            task = self.pending.pop(i)
+            assert task.reply is not None
+            queries += task.reply.queries
+            if task.reply.state is not None and i not in failed:
+                self.states.put(task.dispatch.client, task.reply.state)
+            if self.uncollected.get(task.dispatch.client) == i:
+                del self.uncollected[task.dispatch.client]
+        return queries
+
+    # ---- computing ---------------------------------------------------------------------------------------------
+
+    def _compute(self, ids: list[int], look_ahead: bool = True) -> None:
+        """Compute these tasks, and while the chunk has room the ones that will arrive next."""
+        waiting = [i for i in ids if self.pending[i].reply is None]
+        if not waiting:
+            return
+        chosen, room = set(waiting), self.chunk - len(waiting) % self.chunk
+        if look_ahead and len(waiting) % self.chunk:
+            others = [i for i, p in self.pending.items() if p.reply is None and i not in chosen]
+            others.sort(key=lambda i: self.pending[i].arrives)
+            waiting += others[: min(room, self._spare_rows())]
+        for phase in sorted({self.pending[i].dispatch.phase for i in waiting}):
+            rows = sorted(i for i in waiting if self.pending[i].dispatch.phase == phase)
+            for start in range(0, len(rows), self.chunk):
+                self._compute_block(rows[start : start + self.chunk], phase)
+
+    def _spare_rows(self) -> int:
+        held = sum(p.reply is not None for p in self.pending.values())
+        return max(0, self.memory_bytes // max(1, self._row_bytes()) - held)
+
+    def _compute_block(self, ids: list[int], phase: str) -> None:
+        tasks = [self.pending[i] for i in ids]
+        states = stack_states([t.state for t in tasks if t.state is not None]) or None
+        cohort = Cohort(
+            clients=tuple(t.dispatch.client for t in tasks),
+            tasks=tuple(t.dispatch.task for t in tasks),
+            messages=tuple(t.dispatch.message for t in tasks),
+            steps=tuple(int(t.dispatch.message.config["local_steps"]) for t in tasks),
+            seed=self.seed,
+            phase=phase,
+            states=states,
+        )
+        reply = self.work.work(cohort, self.engine)
+        metrics = {name: values.tolist() for name, values in reply.metrics.items()}
+        for row, task in enumerate(tasks):
+            after = {n: v[row].clone() for n, v in reply.states.items()} if reply.states else None
+            task.reply = Computed(
+                dict(reply.parts),
+                row,
+                after,
+                {name: values[row] for name, values in metrics.items()},
+                reply.queries[row] if reply.queries else 0,
+            )
+
+    # ---- gathering ---------------------------------------------------------------------------------------------
+
+    def _gather(
+        self, ids: list[int], weights: dict[int, float], step: int, state: Any, into: _Gathered, keep: bool
+    ) -> None:
+        """Clip and randomise on the client, drop what is not finite, add up."""
+        for piece in self._pieces(ids):
+            into.add(*self._process(piece, weights, step, state), keep=keep)
+            if not keep:
+                for i in piece:
+                    reply = self.pending[i].reply
+                    assert reply is not None
+                    self.pending[i].reply = Computed({}, 0, reply.state, {}, reply.queries)
+
+    def _pieces(self, ids: list[int]) -> list[list[int]]:
+        """Runs of rows that come from one computed batch."""
+        pieces: list[list[int]] = []
+        owner = None
+        for i in ids:
+            reply = self.pending[i].reply
+            assert reply is not None
+            batch = id(next(iter(reply.parts.values()), None))
+            if not pieces or batch != owner:
+                pieces.append([])
+                owner = batch
+            pieces[-1].append(i)
+        return pieces
+
+    def _process(self, ids: list[int], weights: dict[int, float], step: int, state: Any) -> tuple[Any, ...]:
+        replies = [self.pending[i].reply for i in ids]
+        first = replies[0]
+        assert first is not None
+        index = [r.row for r in replies if r is not None]
+        parts: dict[str, UpdateBatch] = {name: batch.take(index) for name, batch in first.parts.items()}
+        metrics: dict[str, list[float]] = {
+            name: [r.metrics[name] for r in replies if r is not None] for name in first.metrics
+        }
+        bounds: dict[str, Bound] = {}
+        if self.mechanism is not None:
+            assert self.noise is not None
+            good, failed = self._finite(parts, ids, always=True)
+            parts, ids, metrics = _keep(parts, ids, metrics, good)
+            if not ids:
+                return parts, ids, {}, metrics, bounds, failed
+            dispatches = [self.pending[i].dispatch for i in ids]
+            context = ClientContext(
+                tuple(d.client for d in dispatches), tuple(d.task for d in dispatches), step, self.noise, self.public
+            )
+            result = self.mechanism.on_client(parts, context, state)
+            parts, bounds = dict(result.parts), dict(result.bounds)
+            metrics |= {name: values.tolist() for name, values in result.metrics.items()}
+            totals = _totals(parts, [weights[i] for i in ids])
+            return parts, ids, totals, metrics, bounds, failed
+        totals = _totals(parts, [weights[i] for i in ids])
+        failed = {}
+        if not all(bool(torch.isfinite(t).all()) for t in totals.values()):
+            good, failed = self._finite(parts, ids, always=True)
+            parts, ids, metrics = _keep(parts, ids, metrics, good)
+            totals = _totals(parts, [weights[i] for i in ids]) if ids else {}
+        return parts, ids, totals, metrics, bounds, failed
+
+    def _finite(
+        self, parts: dict[str, UpdateBatch], ids: list[int], always: bool
+    ) -> tuple[list[int], dict[int, str]]:
+        """Rows with finite values in every part; the others with the reason."""
+        finite = torch.stack([torch.isfinite(batch.norms()).cpu() for batch in parts.values()]).all(dim=0).tolist()
+        failed = {}
+        for i, fine in zip(ids, finite, strict=True):
+            if not fine:
+                d = self.pending[i].dispatch
+                failed[i] = f"client {d.client}, version {d.version}: the reply holds NaN or infinite values"
+        return [row for row, fine in enumerate(finite) if fine], failed
+
+
+def _keep(
+    parts: dict[str, UpdateBatch], ids: list[int], metrics: dict[str, list[float]], good: list[int]
+) -> tuple[dict[str, UpdateBatch], list[int], dict[str, list[float]]]:
+    if len(good) == len(ids):
+        return parts, ids, metrics
+    return (
+        {name: batch.take(good) for name, batch in parts.items()},
+        [ids[row] for row in good],
+        {name: [values[row] for row in good] for name, values in metrics.items()},
+    )
+
+
+def _totals(parts: dict[str, UpdateBatch], weights: list[float]) -> dict[str, torch.Tensor]:
+    vector = torch.tensor(weights, dtype=torch.float64)
+    return {name: batch.weighted_sum(vector) for name, batch in parts.items()}
+
+
+class _Gathered:
+    """What the pieces of a cohort add up to."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, torch.Tensor] = {}
+        self.pieces: dict[str, list[UpdateBatch]] = {}
+        self.kept = True
+        self.metrics: dict[str, list[float]] = {}
+        self.bounds: dict[str, Bound] = {}
+        self.failed: dict[int, str] = {}
+
+    def add(
+        self,
+        parts: dict[str, UpdateBatch],
+        ids: list[int],
+        totals: dict[str, torch.Tensor],
+        metrics: dict[str, list[float]],
+        bounds: dict[str, Bound],
+        failed: dict[int, str],
+        keep: bool,
+    ) -> None:
+        self.failed |= failed
+        self.kept = self.kept and keep
+        if not ids:
+            return
+        self.bounds |= bounds
+        for name, total in totals.items():
+            self.totals[name] = self.totals[name] + total if name in self.totals else total
+        if keep:
+            for name, batch in parts.items():
+                self.pieces.setdefault(name, []).append(batch)
+        for name, values in metrics.items():
+            self.metrics.setdefault(name, []).extend(values)
+
+    def part(self, name: str, weights: tuple[float, ...]) -> _Part:
+        pieces = self.pieces.get(name, [])
+        batch: UpdateBatch | None = None
+        if self.kept:
+            batch = pieces[0] if len(pieces) == 1 else ConcatUpdates(tuple(pieces))
+        return _Part(batch, weights, self.totals[name])
+
+    def means(self) -> dict[str, float]:
+        """Mean of every metric over the survivors."""
+        return {name: sum(values) / len(values) for name, values in self.metrics.items() if values}

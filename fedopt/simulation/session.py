@@ -1,0 +1,327 @@
+"""One run with its directory: log, evaluation, checkpoints, resume, report."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedopt import environment
+from fedopt.progress import Progress
+from fedopt.protocol import Finished, Stepped
+from fedopt.runlog import RunLog, check_writable, write_atomically
+from fedopt.scenario import Scenario
+from fedopt.simulation import checkpoint
+from fedopt.simulation.assembly import Parts, assemble
+from fedopt.simulation.simulator import Simulator
+
+CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model.safetensors"
+UPDATE_ROW_BYTES, ROUND_ROW_BYTES = 130, 600
+
+
+class Session:
+    """Runs a scenario in a directory.
+
+    Args:
+        scenario: what to run.
+        directory: run directory.
+        quiet: no live view.
+        data: already loaded data, or None.
+    """
+
+    def __init__(self, scenario: Scenario, directory: Path, quiet: bool = False, data: Any = None):
+        self.scenario, self.directory, self.quiet = scenario, directory, quiet
+        self._data = data
+        self.log = RunLog(directory)
+        self.best: tuple[float, int] | None = None
+        self.last_evaluation: dict[str, Any] = {}
+        self.counts = {"dispatches": 0, "admitted": 0, "lost": 0}
+        self.warnings: list[str] = []
+        self._wall_before, self._started_at = 0.0, environment.now()
+
+    def run(self, resume: bool = False) -> dict[str, Any]:
+        """Run to the end, or on from the last checkpoint.
+
+        Returns:
+            The summary.
+        Raises:
+            RunLogError: the directory cannot be written; finished rows are kept.
+            ValueError, FileNotFoundError: the scenario does not fit the data or this machine.
+        """
+        check_writable(self.directory, self._bytes_needed())
+        self.parts = assemble(self.scenario, self._data)
+        self.warnings += self.parts.warnings
+        self.simulator = Simulator(
+            self.parts.server,
+            self.parts.computation,
+            self.parts.clock,
+            self.scenario.client.batch_size_of,
+            self._on_step,
+            self._on_outcome,
+            self._on_failure,
+            self._after_instant,
+        )
+        self._next_checkpoint = self.scenario.run.checkpoint_every
+        if resume and (self.directory / CHECKPOINT).exists():
+            self._restore()
+        else:
+            self._begin(resume)
+        self._clock_started = time.perf_counter()
+        self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet)
+        with self.progress:
+            ended = self.simulator.run()
+        return self._finish(ended)
+
+    # ---- start, resume -----------------------------------------------------------------------------------------
+
+    def _bytes_needed(self) -> int:
+        steps = self.scenario.run.server_steps or 1000
+        return steps * (ROUND_ROW_BYTES + 100 * UPDATE_ROW_BYTES) + (32 << 20)
+
+    def _begin(self, resume: bool) -> None:
+        if resume and (self.directory / "rounds.jsonl").exists():
+            self.log.resume(0, 0)  # killed before the first checkpoint: the run starts over in the same directory
+            self._write_scenario()
+            return
+        self.log.start(self._known())
+        self._write_scenario()
+
+    def _write_scenario(self) -> None:
+        from fedopt.yaml_writer import to_yaml
+
+        resolved = self.scenario.resolved()
+        resolved["engine"] = {**resolved["engine"], **self._pinned()}
+        versions = {**environment.versions(), "code": environment.code_version()}
+        text = to_yaml({**resolved, "resolved": {**self.parts.engine.description(), "versions": versions}})
+        write_atomically(self.directory / "scenario.yaml", text)
+
+    def _pinned(self) -> dict[str, Any]:
+        """Device, formulation, chunk and threads as chosen: they decide the bits, so a resume must use the same."""
+        described = self.parts.engine.description()
+        return {
+            "device": self.parts.engine.device.type,
+            "formulation": described["formulation"],
+            "chunk": self.parts.computation.chunk,
+            "threads": described["threads"],
+        }
+
+    def _restore(self) -> None:
+        device = self.parts.engine.device
+        tree = checkpoint.load(self.directory / CHECKPOINT, device)
+        server, computation = self.parts.server, self.parts.computation
+        server.state, self.simulator.state = tree["server"], tree["simulator"]
+        computation.restore(tree["computation"])
+        computation.states.restore(tree["states"])
+        self.best, self.last_evaluation, self.counts = tree["best"], tree["last_evaluation"], tree["counts"]
+        self.warnings, self._wall_before = tree["warnings"], tree["wall_s"]
+        self._started_at = tree["started_at"]
+        every = self.scenario.run.checkpoint_every
+        self._next_checkpoint = (tree["step"] // every + 1) * every
+        self.log.resume(tree["step"], tree["update_rows"])
+
+    def _save_checkpoint(self) -> None:
+        position = self.log.position()
+        server, computation = self.parts.server, self.parts.computation
+        tree = {
+            "step": position.step,
+            "update_rows": position.update_rows,
+            "server": server.state,
+            "simulator": self.simulator.state,
+            "computation": computation.storable(),
+            "states": computation.states.snapshot(),
+            "best": self.best,
+            "last_evaluation": self.last_evaluation,
+            "counts": self.counts,
+            "warnings": self.warnings,
+            "wall_s": self._wall(),
+            "started_at": self._started_at,
+        }
+        checkpoint.save(self.directory / CHECKPOINT, tree)
+
+    # ---- while running -----------------------------------------------------------------------------------------
+
+    def _wall(self) -> float:
+        return self._wall_before + time.perf_counter() - self._clock_started
+
+    def _on_outcome(self, row: dict[str, Any]) -> None:
+        self.counts["admitted"] += row["status"] == "admitted"
+        self.counts["lost"] += row["status"] in ("lost", "failed")
+        self.log.add_update(row)
+
+    def _on_failure(self, message: str) -> None:
+        self.progress.note(message)
+        if len(self.warnings) < 100:
+            self.warnings.append(message)
+
+    def _on_step(self, stepped: Stepped, metrics: dict[str, float]) -> str | None:
+        run, method = self.scenario.run, self.scenario.aggregator
+        state = self.parts.server.state.method
+        row = {**stepped.row, "wall_s": self._wall(), "train_loss": metrics.get("train_loss")}
+        row["clip_fraction"], row["update_norm"] = metrics.get("clipped"), metrics.get("norm")
+        row |= self._epsilon(stepped)
+        diverged = not bool(torch.isfinite(state.params).all())
+        last = run.server_steps is not None and stepped.step >= run.server_steps
+        if not diverged and (last or stepped.step % run.evaluate_every == 0):
+            row |= self._evaluate(method.evaluated(state), stepped.step)
+        self.log.add_round(row)
+        self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
+        if diverged:
+            return f"diverged:the model holds NaN or infinite values after step {stepped.step}; lower client.lr"
+        if self._target_reached():
+            return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
+        return None
+
+    def _after_instant(self) -> None:
+        """Called when an instant is complete: the only moment at which a checkpoint is consistent."""
+        server = self.parts.server.state
+        if server.step >= self._next_checkpoint and not server.finished:
+            self._save_checkpoint()
+            every = self.scenario.run.checkpoint_every
+            self._next_checkpoint = (server.step // every + 1) * every
+
+    def _evaluate(self, params: torch.Tensor, step: int) -> dict[str, Any]:
+        found = self.parts.engine.evaluate(params)
+        self.last_evaluation = {**found, "step": step}
+        better = self.best is None or (found["metric_value"] - self.best[0]) * self._goal() > 0
+        if better:
+            self.best = (found["metric_value"], step)
+        return {
+            "test_loss": found["loss"],
+            "metric_name": found["metric_name"],
+            "metric_value": found["metric_value"],
+            "test_accuracy": found.get("accuracy"),
+        }
+
+    def _goal(self) -> int:
+        return 1 if self.parts.engine.metric_goal == "max" else -1
+
+    def _target_reached(self) -> bool:
+        target = self.scenario.run.target_metric
+        if target is None or self.best is None:
+            return False
+        return (self.best[0] - target) * self._goal() >= 0
+
+    def _epsilon(self, stepped: Stepped) -> dict[str, Any]:
+        if self.scenario.privacy is None:
+            return {}
+        return self.parts.server.affordable.row(self.parts.server.state.ledger, stepped.step)
+
+    # ---- end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, ended: Finished) -> dict[str, Any]:
+        from safetensors.torch import save
+
+        from fedopt.report import write_report
+
+        method, state = self.scenario.aggregator, self.parts.server.state
+        params = method.evaluated(state.method).detach()
+        if ended.status != "diverged" and self.last_evaluation.get("step") != state.step:
+            self.last_evaluation = {**self.parts.engine.evaluate(params), "step": state.step}
+        tensors = {n: v.contiguous().cpu() for n, v in self.parts.engine.spec.unflatten(params.clone()).items()}
+        write_atomically(self.directory / MODEL, save(tensors))
+        self._write_privacy()
+        summary = self._summary(ended, params)
+        self.log.finish(summary, self._clients(params, ended))
+        (self.directory / CHECKPOINT).unlink(missing_ok=True)
+        write_report(self.directory)
+        return summary
+
+    def _write_privacy(self) -> None:
+        if self.scenario.privacy is not None:
+            import json
+
+            body = self.parts.server.affordable.document(self.parts.server.state)
+            write_atomically(self.directory / "privacy.json", json.dumps(body, indent=2) + "\n")
+
+    def _clients(self, params: torch.Tensor, ended: Finished) -> list[dict[str, Any]]:
+        from fedopt.simulation.clients_table import clients_rows
+
+        return clients_rows(self.parts, params, self.scenario.run.evaluate_clients, ended)
+
+    def _known(self) -> dict[str, Any]:
+        """What the summary knows before the first step."""
+        described, scenario = self.parts.engine.description(), self.scenario
+        return {
+            "name": scenario.name,
+            "seed": scenario.seed,
+            "device": str(self.parts.engine.device),
+            "formulation": described["formulation"],
+            "chunk": self.parts.computation.chunk,
+            "threads": described["threads"],
+            "num_parameters": self.parts.engine.spec.size,
+            "population": self.parts.data.clients.num_clients,
+            "components": _components(scenario),
+            "class_names": list(self.parts.data.class_names),
+            "references": references(self.parts),
+            "versions": environment.versions(),
+            "machine": environment.machine(),
+            "started_at": self._started_at,
+            "warnings": self.warnings,
+        }
+
+    def _summary(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
+        state, wall = self.parts.server.state, self._wall()
+        privacy = self._epsilon_summary()
+        return {
+            **self._known(),
+            "status": ended.status,
+            "reason": ended.reason,
+            "steps": state.step,
+            "time_s": self.simulator.state.now / self.parts.clock.ticks_per_second,
+            "wall_s": wall,
+            "metric_name": self.last_evaluation.get("metric_name"),
+            "metric_goal": self.parts.engine.metric_goal,
+            "final_metric": self.last_evaluation.get("metric_value"),
+            "best_metric": self.best[0] if self.best else None,
+            "best_step": self.best[1] if self.best else None,
+            "final_test_loss": self.last_evaluation.get("loss"),
+            "uplink_bytes": state.uplink_bytes,
+            "downlink_bytes": state.downlink_bytes,
+            "queries": state.queries,
+            "dispatches": state.next_dispatch,
+            "admitted": self.counts["admitted"],
+            "lost": self.counts["lost"],
+            "clients_per_second": self.counts["admitted"] / wall if wall > 0 else None,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_device_memory_bytes": _device_peak(self.parts.engine.device),
+            "model_sha256": model_hash(params),
+            **privacy,
+        }
+
+    def _epsilon_summary(self) -> dict[str, Any]:
+        if self.scenario.privacy is None:
+            return {}
+        row = self.parts.server.affordable.row(self.parts.server.state.ledger, self.parts.server.state.step)
+        return {"epsilon": row["epsilon"], "delta": row["delta"]}
+
+
+def model_hash(params: torch.Tensor) -> str:
+    """SHA-256 of the parameters as little-endian float32."""
+    return hashlib.sha256(params.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
+
+
+def references(parts: Parts) -> list[str]:
+    """Sources of exactly the methods used."""
+    chosen = [parts.scenario.aggregator, parts.server.mechanism]
+    found: list[str] = []
+    for component in chosen:
+        found.extend(component.references() if component is not None else ())
+    return list(dict.fromkeys(found))
+
+
+def _components(scenario: Scenario) -> dict[str, str]:
+    parts = {k: getattr(scenario, k) for k in ("data", "model", "client", "sampling", "aggregator")}
+    kinds = {name: type(value).kind() for name, value in parts.items()}
+    kinds["compute"] = type(scenario.devices.compute).kind()
+    if scenario.privacy is not None:
+        kinds["mechanism"] = type(scenario.privacy.mechanism).kind()
+    return kinds
+
+
+def _device_peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,0 +1,95 @@
+"""Per-client state kept across tasks: only touched clients, spilled to a file beyond a memory limit."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class StateStore:
+    """Named state tensors of the clients that have any; everybody else has zeros.
+
+    Args:
+        sizes: name -> number of elements; empty when client work is stateless.
+        device: where ``get`` puts tensors.
+        memory_bytes: beyond this, rows go to a memory-mapped file in ``folder`` (or the system's temporary folder).
+        folder: where to spill.
+    """
+
+    def __init__(
+        self, sizes: dict[str, int], device: Any = "cpu", memory_bytes: int = 1 << 30, folder: Path | None = None
+    ):
+        self.names = tuple(sizes)
+        self._sizes, self._device = sizes, device
+        self._width = sum(sizes.values())
+        self._rows_in_memory = max(1, memory_bytes // max(1, 4 * self._width))
+        self._slot: dict[int, int] = {}
+        self._memory: list[np.ndarray] = []
+        self._folder, self._file, self._mapped = folder, None, None
+        self._capacity = 0
+
+    def __len__(self) -> int:
+        return len(self._slot)
+
+    @property
+    def spilled(self) -> int:
+        """Clients whose state lies in the file."""
+        return max(0, len(self._slot) - len(self._memory))
+
+    def get(self, client: int) -> dict[str, torch.Tensor]:
+        """State of a client, zeros if it never committed one. Always a copy."""
+        slot = self._slot.get(client)
+        row = np.zeros(self._width, dtype=np.float32) if slot is None else self._read(slot)
+        return self._split(torch.from_numpy(row.copy()).to(self._device))
+
+    def put(self, client: int, state: dict[str, torch.Tensor]) -> None:
+        """Commit a client's state."""
+        row = torch.cat([state[name].reshape(-1).float().cpu() for name in self.names]).numpy()
+        slot = self._slot.setdefault(client, len(self._slot))
+        self._write(slot, row)
+
+    def _split(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, row.split([self._sizes[n] for n in self.names]), strict=True))
+
+    def _read(self, slot: int) -> np.ndarray:
+        if slot < len(self._memory):
+            return self._memory[slot]
+        assert self._mapped is not None
+        return self._mapped[slot - self._rows_in_memory]
+
+    def _write(self, slot: int, row: np.ndarray) -> None:
+        if slot < self._rows_in_memory:
+            if slot == len(self._memory):
+                self._memory.append(row)
+            else:
+                self._memory[slot] = row
+            return
+        spilled = slot - self._rows_in_memory
+        if spilled >= self._capacity:
+            self._grow(spilled + 1)
+        assert self._mapped is not None
+        self._mapped[spilled] = row
+
+    def _grow(self, rows: int) -> None:
+        self._capacity = max(rows, 2 * self._capacity, 256)
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)
+        self._file.truncate(self._capacity * self._width * 4)
+        self._mapped = np.memmap(self._file, dtype=np.float32, mode="r+", shape=(self._capacity, self._width))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All states as plain arrays, for a checkpoint."""
+        clients = sorted(self._slot, key=lambda c: self._slot[c])
+        rows = np.stack([self._read(s) for s in range(len(clients))]) if clients else np.zeros((0, self._width))
+        return {"clients": clients, "rows": torch.from_numpy(rows.astype(np.float32))}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Take over a snapshot."""
+        self._slot, self._memory = {}, []
+        for slot, client in enumerate(snapshot["clients"]):
+            self._slot[int(client)] = slot
+            self._write(slot, snapshot["rows"][slot].numpy().copy())
