@@ -249,7 +249,7 @@ class Server:
         state, commands = self.state, []
         if not state.stream_started:
             state.stream_started = True
-            state.slots = [-1] * self.sampler.concurrency(self.public.num_clients)
+            state.slots = [-1] * self.sampler.slots(self.public.num_clients)
         remaining: list[int] = []
         for freed in state.slots:
             client = self.sampler.refill(state.refills, freed, ready, self.seed)

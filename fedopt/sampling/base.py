@@ -52,13 +52,11 @@ class Sampler(Settings):
         """Expected number of replies per round (a public constant), before over-selection."""
 
     @abstractmethod
-    def concurrency(self, num_clients: int) -> int:
+    def slots(self, num_clients: int) -> int:
         """How many clients a stream keeps in flight."""
 
     @abstractmethod
-    def draw(
-        self, index: int, ready: Ready, last_step: Mapping[int, int], step: int, seed: int
-    ) -> list[int]:
+    def draw(self, index: int, ready: Ready, last_step: Mapping[int, int], step: int, seed: int) -> list[int]:
         """Cohort number ``index``, ascending client ids, all ready.
 
         Args:
@@ -80,3 +78,12 @@ class Sampler(Settings):
     @abstractmethod
     def claim(self, num_clients: int, streaming: bool) -> SamplingClaim:
         """The amplification this draw really has; ``streaming`` is asynchronous pacing, which has none."""
+
+    def problems(self, num_clients: int, streaming: bool) -> tuple[str, ...]:
+        """Why this sampler cannot serve such a run, each with a remedy; empty if it can. Asked before a run starts.
+
+        Args:
+            num_clients: population size.
+            streaming: asynchronous pacing, which asks ``refill`` and never ``draw``.
+        """
+        return ()
