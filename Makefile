@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up everything they need in .venv; both may be run again at any time.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+EXTRAS ?= test
+# Installed once per change of these files.
+STAMP := .venv/.installed-$(EXTRAS)
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-all check format setup bench bench-peers docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "fedopt needs Python 3.11 or newer with venv"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/fedopt simulate scenarios/quickstart.yaml
+
+check: $(STAMP)
+	$(BIN)/ruff format --check fedopt tests benchmarks
+	$(BIN)/ruff check fedopt tests benchmarks
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+
+test-all: check
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+format: $(STAMP)
+	$(BIN)/ruff format fedopt tests benchmarks
+	$(BIN)/ruff check --fix fedopt tests benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
