@@ -12,12 +12,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
+
+_EXPANDING: ContextVar[frozenset[str]] = ContextVar("families being written into a JSON schema", default=frozenset())
 
 
 class ComponentError(ValueError):
@@ -81,7 +84,14 @@ class KindOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [_json_schema(component) for component in components(self.family).values()]}
+        outer = _EXPANDING.get()
+        if self.family in outer:  # a component that wraps one of its own family
+            return {"type": "object", "properties": {"kind": {"enum": names(self.family)}}, "required": ["kind"]}
+        token = _EXPANDING.set(outer | {self.family})
+        try:
+            return {"anyOf": [_json_schema(component) for component in components(self.family).values()]}
+        finally:
+            _EXPANDING.reset(token)
 
     def _validate(self, value: Any) -> Any:
         if isinstance(value, Settings):

@@ -91,3 +91,19 @@ class AvailabilityModel(Settings):
     @abstractmethod
     def bind(self, fleet: Fleet) -> Presence:
         """Availability for one fleet."""
+
+
+class LocalWork(Protocol):
+    """How much of the planned work is done."""
+
+    def steps(self, client: int, task: int, planned: int) -> int:
+        """Local steps the client really takes in its task-th task when ``planned`` were asked: at least 1."""
+        ...
+
+
+class WorkModel(Settings):
+    """Base of work modes (``devices.work``)."""
+
+    @abstractmethod
+    def bind(self, fleet: Fleet) -> LocalWork:
+        """Work for one fleet."""
