@@ -34,7 +34,7 @@ class CohortEngine:
 
     Args:
         model: settings of the model; ignored for black-box tasks.
-        data: the federated data; examples are copied to the device once.
+        data: the federated data; feature shifts are written into the examples, which are copied to the device once.
         device: torch device.
         seed: run seed; the initial parameters are the stream (seed, "initial_parameters").
         formulation: ``auto`` or one of ``fedopt.engine.select.FORMULATIONS``.
@@ -56,8 +56,8 @@ class CohortEngine:
         dtype: str = "float32",
         threads: int | None = None,
     ):
-        self.device, self.data, self.seed, self.dtype = torch.device(device), data, seed, dtype
-        self.chunk = chunk
+        self.device, self.data, self.seed, self.dtype = torch.device(device), data.materialised(), seed, dtype
+        self.chunk, self._rows = chunk, 0
         if threads is not None:
             torch.set_num_threads(threads)
         if dtype not in ("float32", "bfloat16", "tf32"):
@@ -69,6 +69,7 @@ class CohortEngine:
             self._init_objective()
         else:
             self._init_model(model, formulation)
+        self._rows = self.chunk_rows()  # pinned: free memory changes during a run, the chunking must not
 
     def _init_objective(self) -> None:
         objective = self.data.objective
@@ -99,7 +100,6 @@ class CohortEngine:
             loss=self._loss,
             inputs=self._train[0],
             targets=self._train[1],
-            transforms=self.data.transforms,
             seed=self.seed,
             bfloat16=self.dtype == "bfloat16",
         )
@@ -117,6 +117,8 @@ class CohortEngine:
         """
         if self.chunk != "auto":
             return max(1, int(self.chunk))
+        if d is None and self._rows:
+            return self._rows
         bytes_per_row = 4 * 6 * (d or self.spec.size)  # start, point, gradient, buffer, update, and one to spare
         fits = max(1, int(_free_memory(self.device) * MEMORY_SHARE) // bytes_per_row)
         preferred = getattr(self._formulation, "preferred_rows", None)
@@ -162,10 +164,7 @@ class CohortEngine:
 
     @torch.no_grad()
     def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Losses of training examples, no gradient: ``[rows, d]``, ``[rows, batch]`` -> ``[rows, batch]``.
-
-        Feature shifts are not applied here: callers that need them pass shifted data.
-        """
+        """Losses of training examples, no gradient: ``[rows, d]``, ``[rows, batch]`` -> ``[rows, batch]``."""
         losses = torch.empty(indices.shape, device=self.device)
         for row in range(len(parameters)):
             self._model.flat.copy_(parameters[row])
@@ -214,17 +213,8 @@ class CohortEngine:
         sizes = np.array([len(found) for found in lists], np.int64)
         joined = np.concatenate(lists) if lists else np.zeros(0, np.int64)
         indices = torch.from_numpy(joined).to(self.device)
-        owners = torch.from_numpy(np.repeat(np.array(list(clients), np.int64), sizes)).to(self.device)
         self._model.flat.copy_(params)
-        result = evaluate_examples(
-            self._model,
-            self.data.task,
-            self._loss,
-            inputs[indices],
-            targets[indices],
-            owners,
-            self.data.transforms,
-        )
+        result = evaluate_examples(self._model, self.data.task, self._loss, inputs[indices], targets[indices])
         return per_client(self.data.task, result, sizes)
 
     def module_with(self, params: torch.Tensor) -> nn.Module:

@@ -37,17 +37,12 @@ def evaluate_examples(
     loss: ExampleLoss,
     inputs: torch.Tensor,
     targets: torch.Tensor,
-    clients: torch.Tensor | None = None,
-    transforms: Any = None,
 ) -> Evaluated:
-    """Loss and score of every example; ``clients [n]`` owns them where there is a feature shift."""
+    """Loss and score of every example."""
     losses, scores = [], []
     for begin in range(0, len(targets), BATCH):
         part = slice(begin, begin + BATCH)
-        seen = inputs[part]
-        if transforms is not None and clients is not None:
-            seen = transforms(seen, clients[part])
-        outputs = model.module(seen)
+        outputs = model.module(inputs[part])
         losses.append(loss(outputs, targets[part]))
         score = correct(task, outputs, targets[part])
         if score is not None:

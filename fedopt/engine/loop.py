@@ -59,28 +59,28 @@ class Loop:
         model.gradient.zero_()
         loss = None
         if count and clipping is None:
-            losses = self._losses(chunk.clients[row], indices)
+            losses = self._losses(indices)
             (losses.sum() / denominator).backward()
             loss = losses.detach().mean()
         elif count and clipping is not None:
-            loss = self._clipped_sum(chunk.clients[row], indices, clipping)
+            loss = self._clipped_sum(indices, clipping)
         if clipping is not None:
             model.gradient.add_(_noise(clipping, model.gradient, noise)).div_(denominator)
         return loss
 
-    def _losses(self, client: int, indices: torch.Tensor) -> torch.Tensor:
+    def _losses(self, indices: torch.Tensor) -> torch.Tensor:
         task = self._task
-        inputs = task.inputs_of(client, indices)
+        inputs = task.inputs[indices]
         with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bfloat16):
             outputs = self._model.module(inputs)
         return task.loss(outputs.float(), task.targets[indices])
 
-    def _clipped_sum(self, client: int, indices: torch.Tensor, clipping: ExampleClipping) -> torch.Tensor:
+    def _clipped_sum(self, indices: torch.Tensor, clipping: ExampleClipping) -> torch.Tensor:
         total = torch.zeros_like(self._model.gradient)
         losses = []
         for i in range(len(indices)):
             self._model.gradient.zero_()
-            loss = self._losses(client, indices[i : i + 1]).sum()
+            loss = self._losses(indices[i : i + 1]).sum()
             loss.backward()
             self._clip_example(clipping)
             total += self._model.gradient

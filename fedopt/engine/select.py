@@ -1,13 +1,20 @@
-"""Which formulation computes a model's cohorts, and why."""
+"""Which formulation computes a model's cohorts, and why.
+
+The rule, from the measurements in ``docs/performance.md``: chains of linear layers go to the hand-batched layers, with
+the first layer in dual form; everything else to the loop on a CPU (where ``vmap`` gains nothing, because writing
+per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from fedopt.engine.batched import Batched, chain_of
 from fedopt.engine.loop import Loop
 from fedopt.engine.tasks import LossTask
+from fedopt.engine.vectorized import Vectorized, refusal
 
-FORMULATIONS = ("auto", "loop")
+FORMULATIONS = ("auto", "loop", "vmap", "batched", "dual")
 
 
 class Selection(NamedTuple):
@@ -18,7 +25,7 @@ class Selection(NamedTuple):
 
 
 def select(task: LossTask, wanted: str) -> tuple[Selection, Any, Any]:
-    """The formulation of a task: its record, the object, and what it falls back to.
+    """The formulation of a task: its record, the object, and what it falls back to for rules it does not cover.
 
     Raises:
         ValueError: unknown formulation.
@@ -26,4 +33,41 @@ def select(task: LossTask, wanted: str) -> tuple[Selection, Any, Any]:
     if wanted not in FORMULATIONS:
         raise ValueError(f"engine.formulation must be one of {', '.join(FORMULATIONS)}, got {wanted!r}")
     loop = Loop(task)
-    return Selection("loop", "the reference formulation"), loop, loop
+    chosen, reason = _rule(task) if wanted == "auto" else (wanted, "asked for by engine.formulation")
+    trouble = _trouble(task, chosen)
+    if trouble is not None:
+        return Selection("loop", f"{chosen} does not apply: {trouble}"), loop, loop
+    return Selection(chosen, reason), _build(task, chosen, loop), loop
+
+
+def _rule(task: LossTask) -> tuple[str, str]:
+    if _trouble(task, "dual") is None:
+        return "dual", "a chain of linear layers: hand-batched, the first one in dual form where that is less work"
+    if task.device.type == "cpu":
+        return "loop", "not a chain of linear layers, and on a CPU vmap gains nothing over the loop"
+    trouble = _trouble(task, "vmap")
+    return ("vmap", "not a chain of linear layers") if trouble is None else ("loop", f"no vmap: {trouble}")
+
+
+def _trouble(task: LossTask, name: str) -> str | None:
+    """Why a formulation cannot compute this task, or None."""
+    if name == "vmap":
+        return refusal(task.module)
+    if name == "loop":
+        return None
+    if chain_of(task.module) is None:
+        return "the model is not an nn.Sequential of linear and parameter-free layers"
+    if task.task.kind not in ("classification", "regression"):
+        return f"no closed-form loss gradient for {task.task.kind}"
+    return "bfloat16 is for loop and vmap" if task.bfloat16 else None
+
+
+def _build(task: LossTask, name: str, loop: Loop) -> Any:
+    match name:
+        case "vmap":
+            return Vectorized(task)
+        case "batched":
+            return Batched(task, "never")
+        case "dual":
+            return Batched(task, "auto")
+    return loop

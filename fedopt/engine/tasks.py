@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ class LossTask:
         module: the module; formulations copy it and never change it.
         loss: loss of every example.
         inputs, targets: training examples ``[n, ...]`` on the device.
-        transforms: per-client feature shift, or None.
         seed: run seed.
         bfloat16: run the forward and backward pass under bfloat16 autocast.
     """
@@ -43,7 +42,6 @@ class LossTask:
     loss: ExampleLoss
     inputs: torch.Tensor
     targets: torch.Tensor
-    transforms: Any
     seed: int
     bfloat16: bool = False
 
@@ -51,17 +49,6 @@ class LossTask:
     def device(self) -> torch.device:
         """Where the examples are."""
         return self.inputs.device
-
-    def inputs_of(self, client: int, indices: torch.Tensor) -> torch.Tensor:
-        """Inputs of some examples as this client sees them ``[k, *input_shape]``."""
-        found = self.inputs[indices]
-        return found if self.transforms is None else apply_transform(self.transforms, found, client)
-
-
-def apply_transform(transforms: Any, inputs: torch.Tensor, client: int) -> torch.Tensor:
-    """A client's feature shift: ``transforms(inputs [k, ...], clients [k]) -> [k, ...]``."""
-    clients = torch.full((len(inputs),), client, dtype=torch.int64, device=inputs.device)
-    return transforms(inputs, clients)
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,9 @@ def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[
     steps = tuple(int(plan.steps[r]) for r in selected)
     longest = max(steps, default=0)
     indices = plan.indices[selected, :longest]
-    width = int(plan.counts[selected, :longest].max(initial=0))
+    width = max(1, int(plan.counts[selected, :longest].max(initial=0)))  # an empty Poisson batch is one padded slot
+    if indices.shape[2] == 0:
+        indices = np.zeros((*indices.shape[:2], 1), np.int64)
     correction = None if rule.correction is None else rule.correction[selected].to(device)
     return Chunk(
         clients=tuple(cohort.clients[r] for r in selected),

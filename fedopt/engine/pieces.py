@@ -1,0 +1,161 @@
+"""Updates made of one piece per group of parameters, some of them never built as rows (the dual form)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+
+class Piece(Protocol):
+    """Columns of an update batch: like ``UpdateBatch``, with squared norms that add up over pieces."""
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """``[rows] -> [columns]``."""
+        ...
+
+    def squared_norms(self) -> torch.Tensor:
+        """``[rows]``."""
+        ...
+
+    def scaled(self, factors: torch.Tensor) -> Piece:
+        """Row i times ``factors[i]``."""
+        ...
+
+    def take(self, index: list[int]) -> Piece:
+        """Some rows."""
+        ...
+
+    def rows(self) -> torch.Tensor:
+        """``[rows, columns]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DensePiece:
+    """Columns that exist as rows ``[rows, columns]``."""
+
+    values: torch.Tensor
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """``weights @ values``."""
+        return weights @ self.values
+
+    def squared_norms(self) -> torch.Tensor:
+        """Sums of squares."""
+        return torch.linalg.vector_norm(self.values, dim=1).square()
+
+    def scaled(self, factors: torch.Tensor) -> DensePiece:
+        """Scaled copy."""
+        return DensePiece(self.values * factors[:, None])
+
+    def take(self, index: list[int]) -> DensePiece:
+        """Selected rows."""
+        return DensePiece(self.values[index])
+
+    def rows(self) -> torch.Tensor:
+        """The values."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class DualPiece:
+    """A linear layer's weight update ``shift_r * W_0 + sum_k coefficients[r, k] outer inputs[index[r, k]]``.
+
+    The weight is ``[out, in]``; the rows of this piece are its flat form. Nothing of that size exists per row.
+
+    Args:
+        inputs: examples or activations ``[n, in]``, shared by all rows and never copied.
+        index: which inputs each row used ``[rows, slots]``.
+        coefficients: ``[rows, slots, out]``; zero where a slot is padding.
+        shift: ``[rows]``, or None for zero (without weight decay and proximal term it is).
+        starts: distinct starting weights ``[k, out, in]`` with ``start_of [rows]``; used where shift is not None.
+        squares: squared norm of every row ``[rows]``, from Gram matrices.
+    """
+
+    inputs: torch.Tensor
+    index: torch.Tensor
+    coefficients: torch.Tensor
+    shift: torch.Tensor | None
+    starts: torch.Tensor
+    start_of: torch.Tensor
+    squares: torch.Tensor
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """One product over all rows and slots: ``(w * C)^T X``."""
+        scaled = (self.coefficients * weights[:, None, None]).flatten(0, 1)
+        total = scaled.T @ self.inputs[self.index.flatten()]
+        if self.shift is not None:
+            shares = torch.zeros(len(self.starts), device=weights.device).index_add_(
+                0, self.start_of, weights * self.shift
+            )
+            total += torch.tensordot(shares, self.starts, 1)
+        return total.flatten()
+
+    def squared_norms(self) -> torch.Tensor:
+        """As computed during training."""
+        return self.squares
+
+    def scaled(self, factors: torch.Tensor) -> DualPiece:
+        """Scaled coefficients."""
+        shift = None if self.shift is None else self.shift * factors
+        return replace(
+            self,
+            coefficients=self.coefficients * factors[:, None, None],
+            shift=shift,
+            squares=self.squares * factors.square(),
+        )
+
+    def take(self, index: list[int]) -> DualPiece:
+        """Selected rows."""
+        return replace(
+            self,
+            index=self.index[index],
+            coefficients=self.coefficients[index],
+            shift=None if self.shift is None else self.shift[index],
+            start_of=self.start_of[index],
+            squares=self.squares[index],
+        )
+
+    def rows(self) -> torch.Tensor:
+        """Build every row."""
+        built = torch.bmm(self.coefficients.transpose(1, 2), self.inputs[self.index])
+        if self.shift is not None:
+            built += self.shift[:, None, None] * self.starts[self.start_of]
+        return built.flatten(1)
+
+
+@dataclass(frozen=True)
+class PiecewiseUpdates:
+    """An update batch whose columns are the concatenation of its pieces' columns, in the spec's order."""
+
+    pieces: tuple[Piece, ...]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
+        """Sum of every piece."""
+        moved = weights.to(dtype=torch.float32)
+        return torch.cat([piece.weighted_sum(moved) for piece in self.pieces])
+
+    def norms(self) -> torch.Tensor:
+        """Row norms from the squared norms of the pieces."""
+        return torch.stack([piece.squared_norms() for piece in self.pieces]).sum(0).clamp_min(0.0).sqrt()
+
+    def scaled(self, factors: torch.Tensor) -> PiecewiseUpdates:
+        """Scaled pieces."""
+        moved = factors.to(dtype=torch.float32)
+        return PiecewiseUpdates(tuple(piece.scaled(moved) for piece in self.pieces), self.count)
+
+    def take(self, index: Sequence[int]) -> PiecewiseUpdates:
+        """Selected rows."""
+        chosen = list(index)
+        return PiecewiseUpdates(tuple(piece.take(chosen) for piece in self.pieces), len(chosen))
+
+    def rows(self) -> torch.Tensor:
+        """All rows ``[rows, d]``."""
+        return torch.cat([piece.rows() for piece in self.pieces], dim=1)

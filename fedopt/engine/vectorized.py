@@ -1,0 +1,122 @@
+"""The vectorised formulation: ``torch.func`` over clients, for modules of which nothing is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from fedopt.engine.base import DenseUpdates, ExampleClipping, LocalRule
+from fedopt.engine.batched import NoiseStreams
+from fedopt.engine.rules import apply_rule, clipping_factors
+from fedopt.engine.tasks import Chunk, LossTask, Trained
+
+
+class Vectorized:
+    """Trains a chunk of clients at once by ``vmap`` of the gradient over flat parameters ``[rows, d]``.
+
+    Args:
+        task: the model and data; the module must not change itself in the forward pass.
+    """
+
+    name = "vmap"
+    preferred_rows = 16
+
+    def __init__(self, task: LossTask):
+        self._task = task
+        module = task.module.train()
+        self._buffers = {name: value.to(task.device) for name, value in module.named_buffers()}
+        frozen = {n: p.detach().to(task.device) for n, p in module.named_parameters() if not p.requires_grad}
+        self._constant = {**self._buffers, **frozen}
+
+        def example(flat: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            values = {**task.spec.unflatten(flat), **self._constant}
+            with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bfloat16):
+                outputs = functional_call(module, values, (inputs,))
+            return task.loss(outputs.float(), targets)
+
+        def batch(
+            flat: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+        ) -> torch.Tensor:
+            return (example(flat, inputs, targets) * weights).sum()
+
+        def single(flat: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return example(flat, inputs[None], targets[None])[0]
+
+        self._batch_gradient = vmap(grad_and_value(batch))
+        self._example_gradients = vmap(vmap(grad_and_value(single), in_dims=(None, 0, 0)))
+
+    @staticmethod
+    def supports(rule: LocalRule) -> bool:
+        """Every local rule."""
+        return True
+
+    def train(self, chunk: Chunk) -> Trained:
+        """Train every row of the chunk."""
+        starts, device = chunk.stacked_starts(), self._task.device
+        points, rule = starts.clone(), chunk.rule
+        buffers = torch.zeros_like(points) if rule.momentum else None
+        noise = NoiseStreams(chunk, self._task)
+        counts = torch.from_numpy(chunk.counts).to(device)
+        scales = (1.0 / torch.from_numpy(chunk.denominators)).float().to(device)
+        columns = torch.arange(chunk.indices.shape[2], device=device)
+        totals = torch.zeros(2, len(chunk), device=device)
+        for step in range(chunk.max_steps):
+            rows = chunk.active(step)
+            real = (columns < counts[:rows, step, None]).float()
+            gradients, losses = self._gradients(points[:rows], chunk, step, real, scales[:rows, step])
+            if noise.active:
+                gradients = gradients + noise.draw(rows, scales[:rows, step])
+            totals[0, :rows] += losses / counts[:rows, step].clamp(min=1)
+            totals[1, :rows] += counts[:rows, step] > 0
+            apply_rule(
+                points[:rows],
+                gradients,
+                starts[:rows],
+                None if buffers is None else buffers[:rows],
+                rule.rates[:rows, step],
+                rule,
+                None if rule.correction is None else rule.correction[:rows],
+                step == 0,
+            )
+        return Trained(DenseUpdates(points.sub_(starts)), totals[0] / totals[1])
+
+    def _gradients(
+        self, points: torch.Tensor, chunk: Chunk, step: int, real: torch.Tensor, scales: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch gradients ``[rows, d]`` over the denominators, and summed losses ``[rows]``."""
+        indices = chunk.indices[: len(points), step]
+        inputs, targets = self._task.inputs[indices], self._task.targets[indices]
+        clipping = chunk.rule.example_clipping
+        if clipping is None:
+            gradients, losses = self._batch_gradient(points, inputs, targets, real)
+            return gradients.mul_(scales[:, None]), losses
+        found, losses = self._example_gradients(points, inputs, targets)
+        self._clip(found, clipping)
+        weights = real * scales[:, None]
+        return torch.einsum("rb,rbd->rd", weights, found), (losses * real).sum(1)
+
+    def _clip(self, gradients: torch.Tensor, clipping: ExampleClipping) -> None:
+        """Clip every example's gradient ``[rows, batch, d]`` in place."""
+        if clipping.per_layer is None:
+            gradients.mul_(clipping_factors(clipping, gradients.norm(dim=-1, keepdim=True), clipping.clipping_norm))
+            return
+        ends = self._task.spec.offsets
+        for i, bound in enumerate(clipping.per_layer):
+            piece = gradients[..., ends[i] : ends[i + 1]]
+            piece.mul_(clipping_factors(clipping, piece.norm(dim=-1, keepdim=True), bound))
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why ``vmap`` cannot run a module, or None: layers that change themselves, or are not differentiable by it."""
+    from fedopt.engine.flat_module import StreamDropout
+
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+            return f"{name or kind} ({kind}) changes its running statistics in the forward pass"
+        if isinstance(layer, nn.RNNBase):
+            return f"{name or kind} ({kind}) is a fused recurrent kernel that vmap cannot batch"
+        if isinstance(layer, nn.Dropout | StreamDropout) and getattr(layer, "p", 1.0) > 0:
+            return f"{name or kind} ({kind}) draws its masks per client"
+    return None
