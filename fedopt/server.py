@@ -259,8 +259,8 @@ class Server:
             state.refills += 1
             commands.extend(self._dispatch(client, now))
         state.slots = remaining
-        if remaining and not commands and self._nobody_can_ever_come(ready):
-            return self._exhausted(now)
+        if remaining and not commands and self._nobody_can_ever_come():
+            return [self._exhausted()]
         return [*commands, Wake()] if remaining else commands
 
     def _open_round(self, now: Ticks, ready: _Selectable) -> list[Command]:
@@ -268,7 +268,7 @@ class Server:
         cohort = self.sampler.draw(state.draws, ready, state.last_step, state.step, self.seed)
         claim = self.sampler.claim(self.public.num_clients, streaming=False)
         if not cohort and claim.kind != "poisson":
-            return self._exhausted(now) if self._nobody_can_ever_come(ready) else [Wake()]
+            return [self._exhausted()] if self._nobody_can_ever_come() else [Wake()]
         state.draws += 1
         return self._open(cohort, now)
 
@@ -285,17 +285,16 @@ class Server:
             commands.append(SetTimer(now + self.ticks(close.seconds), state.timer_tag))
         return commands if cohort else [*commands, *self._begin_step(now)]
 
-    def _nobody_can_ever_come(self, ready: _Selectable) -> bool:
-        limit, given = self.limits.max_participations, self.state.participations
-        if limit is None or self.state.in_flight or len(given) < self.public.num_clients:
+    def _nobody_can_ever_come(self) -> bool:
+        """Whether the participation limit is used up by everybody and nothing is under way."""
+        limit, state = self.limits.max_participations, self.state
+        if limit is None or state.in_flight:
             return False
-        return min(given.values()) >= limit
+        return sum(state.participations.values()) + len(state.arrived) >= limit * self.public.num_clients
 
-    def _exhausted(self, now: Ticks) -> list[Command]:
-        if self.state.buffer or self.state.in_flight:
-            return []
+    def _exhausted(self) -> Finished:
         limit = self.limits.max_participations
-        return [self._finish("stopped", f"every client has taken part max_participations = {limit} times")]
+        return self._finish("stopped", f"every client has taken part max_participations = {limit} times")
 
     def _dispatch(self, client: int, now: Ticks) -> list[Command]:
         state = self.state
