@@ -32,7 +32,7 @@ def read_idx(path: Path) -> np.ndarray:
     body = raw[4 + 4 * axes :]
     if -1 in shape or len(body) != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"{path} is cut off or damaged: shape {shape} of {dtype} does not fit {len(body)} bytes")
-    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def idx_file(folder: Path, role: str) -> Path | None:
@@ -54,4 +54,4 @@ def as_images(values: np.ndarray) -> np.ndarray:
     to 0..1."""
     images = values[:, None] if values.ndim == 3 else values
     scale = np.float32(255.0 if values.dtype == np.uint8 else 1.0)
-    return images.astype(np.float32) / scale
+    return np.divide(images, scale, dtype=np.float32)  # one pass: the float copy is the slow part

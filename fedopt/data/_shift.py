@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -124,11 +124,10 @@ def shift_of(settings: FeatureShift, input_shape: tuple[int, ...], clients: int,
 
 def _normals(stream: int, indices: np.ndarray, width: int) -> np.ndarray:
     """Standard normals ``[n, width]`` as a pure function of (stream, example, position): SplitMix64 and Box-Muller."""
-    with np.errstate(over="ignore"):
-        counters = indices.astype(np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
-        bits = counters * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream & 0xFFFF_FFFF_FFFF_FFFF)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        bits ^= bits >> np.uint64(31)
+    counters = indices.astype(np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
+    bits: Any = counters * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream & 0xFFFF_FFFF_FFFF_FFFF)  # wraps
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits = bits ^ (bits >> np.uint64(31))
     high, low = (bits >> np.uint64(32)).astype(np.float64), (bits & np.uint64(0xFFFF_FFFF)).astype(np.float64)
     return np.sqrt(-2.0 * np.log((high + 0.5) / 2.0**32)) * np.cos(2.0 * np.pi * low / 2.0**32)

@@ -75,17 +75,28 @@ class Objective(Protocol):
         initial: starting point ``[d]``, given a seed.
     """
 
-    dimension: int
-    num_clients: int
-    has_gradients: bool
-    optimum: float | None
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def num_clients(self) -> int: ...
+
+    @property
+    def has_gradients(self) -> bool: ...
+
+    @property
+    def optimum(self) -> float | None: ...
 
     def initial(self, seed: int) -> Any:
         """Starting point ``[d]`` float32."""
         ...
 
     def values(self, clients: Any, points: Any, draw: Any = None) -> Any:
-        """f_i at points: clients ``[cohort]``, points ``[cohort, queries, d]`` -> ``[cohort, queries]`` (torch)."""
+        """f_i at points: clients ``[cohort]``, points ``[cohort, queries, d]`` -> ``[cohort, queries]`` (torch).
+
+        ``draw`` are standard normals ``[cohort, queries]`` from the caller's stream, scaled by the objective's
+        noise; None gives exact values.
+        """
         ...
 
     def gradients(self, clients: Any, points: Any) -> Any:
