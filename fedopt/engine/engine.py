@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from fedopt.rng import key
 from fedopt.types import ParamSpec
 
 Split = Literal["test", "train"]
-MEMORY_SHARE = 0.25  # of the free memory, for the rows that are computed at once
+MOST_ROWS = 256
 
 
 class CohortEngine:
@@ -57,7 +56,7 @@ class CohortEngine:
         threads: int | None = None,
     ):
         self.device, self.data, self.seed, self.dtype = torch.device(device), data.materialised(), seed, dtype
-        self.chunk, self._rows = chunk, 0
+        self.chunk = chunk
         if threads is not None:
             torch.set_num_threads(threads)
         if dtype not in ("float32", "bfloat16", "tf32"):
@@ -69,7 +68,6 @@ class CohortEngine:
             self._init_objective()
         else:
             self._init_model(model, formulation)
-        self._rows = self.chunk_rows()  # pinned: free memory changes during a run, the chunking must not
 
     def _init_objective(self) -> None:
         objective = self.data.objective
@@ -109,20 +107,29 @@ class CohortEngine:
         """Starting parameters ``[d]`` on the device: the module's default initialisation under a named stream."""
         return self._initial.clone()
 
+    @property
+    def metric_goal(self) -> Literal["max", "min"]:
+        """Whether a larger metric is better: accuracy and R2 are, an objective's value is not."""
+        return "min" if self.data.objective is not None else "max"
+
     def chunk_rows(self, d: int | None = None) -> int:
-        """Rows computed at once: what the formulation prefers, bounded by a share of the free memory.
+        """Most rows worth giving to ``train`` at once: a share of the machine's memory, at most 256.
+
+        Inside, ``train`` sorts them by their number of steps and computes ``block_rows`` at a time, which is what fits
+        the cache; so larger cohorts are better than small ones until memory ends.
 
         Args:
             d: parameters per row; those of the model by default.
         """
         if self.chunk != "auto":
             return max(1, int(self.chunk))
-        if d is None and self._rows:
-            return self._rows
         bytes_per_row = 4 * 6 * (d or self.spec.size)  # start, point, gradient, buffer, update, and one to spare
-        fits = max(1, int(_free_memory(self.device) * MEMORY_SHARE) // bytes_per_row)
-        preferred = getattr(self._formulation, "preferred_rows", None)
-        return fits if preferred is None else max(1, min(fits, preferred))
+        return max(1, min(MOST_ROWS, _memory(self.device) // bytes_per_row))
+
+    @property
+    def block_rows(self) -> int:
+        """Rows computed together inside ``train``."""
+        return min(self.chunk_rows(), getattr(self._formulation, "preferred_rows", MOST_ROWS))
 
     def plan_batches(
         self,
@@ -148,7 +155,7 @@ class CohortEngine:
         if len(cohort) == 0:
             return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
         order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
-        size = self.chunk_rows()
+        size = self.block_rows if self.chunk == "auto" else self.chunk_rows()
         results = []
         for begin in range(0, len(order), size):
             chunk = make_chunk(cohort, rule, plan, order[begin : begin + size], self.device)
@@ -242,9 +249,10 @@ class CohortEngine:
             "formulation": self.selection.formulation,
             "reason": self.selection.reason,
             "chunk": self.chunk_rows(),
+            "block": self.chunk_rows() if self.chunk != "auto" else self.block_rows,
             "threads": torch.get_num_threads(),
             "dtype": self.dtype,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
 
@@ -253,8 +261,8 @@ def _on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, 
     return torch.as_tensor(inputs, device=device), torch.as_tensor(targets, device=device)
 
 
-def _free_memory(device: torch.device) -> int:
+def _memory(device: torch.device) -> int:
+    """Bytes for rows in work: a sixteenth of the machine's memory (not of the free memory, which changes), or 1 GiB."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(pages, math.floor(8 * 2**30))
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16, 2**30)
