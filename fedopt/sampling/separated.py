@@ -36,8 +36,8 @@ class Separated(Sampler):
         possible = num_clients // self._started()
         if possible < self.min_separation:
             return (
-                f"min_separation = {self.min_separation} needs at least {self.min_separation * self._started()} clients, "
-                f"got {num_clients}; lower cohort_size or min_separation (to {possible})",
+                f"min_separation = {self.min_separation} needs at least {self.min_separation * self._started()} "
+                f"clients, got {num_clients}; lower cohort_size or min_separation (to {possible})",
             )
         return ()
 
