@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fedopt.aggregators.base import HOLD, REJECT, Method
-from fedopt.privacy.base import Mechanism, Noise
+from fedopt.privacy.base import Mechanism, Noise, Tally, own_mean
 from fedopt.protocol import (
     Arrived,
     Cancel,
@@ -108,7 +108,7 @@ class ServerState:
     queries: int = 0
     stream_started: bool = False
     finished: bool = False
-    ledger: list[Any] = field(default_factory=list)  # events of every release, run-length encoded as [event, count]
+    tally: Tally = field(default_factory=Tally)  # what the privacy accountant needs of the releases so far
 
 
 class _Selectable:
@@ -147,7 +147,7 @@ class Server:
         seed: run seed.
         mechanism: privacy mechanism, or None.
         noise: randomness of the mechanism; required with a mechanism.
-        affordable: ``(ledger, next_events) -> reason or None``: refuses a release that would exceed the budget.
+        affordable: ``(state, next_events) -> reason or None``: refuses a release that would exceed the budget.
         work_of: ``(client, task, message) -> (num_examples, local_steps, normalizer, uplink_bytes)``.
     """
 
@@ -343,6 +343,9 @@ class Server:
             return []
         flight.arrived = event.time
         state.uplink_bytes += flight.uplink_bytes
+        # A client that protects its own examples has paid once its reply is out, whatever becomes of it.
+        steps = state.tally.local_steps
+        steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
         commands = self._admit(flight, event.time)
         if self._immediately():
             self._free(flight.client)
@@ -451,22 +454,18 @@ class Server:
             released = {name: value for name, (value, _) in reduced.items()}
         else:
             assert self.noise is not None
+            for part in self.mechanism.own_parts:
+                bound = self.mechanism.bound(part, state.mechanism, self.public)
+                reduced[part] = own_mean(event.batch, part, bound, state.method.params, self.public)
             release = self.mechanism.release(
                 reduced, len(event.batch.metas), state.step + 1, state.mechanism, self.noise, self.public
             )
             released, state.mechanism, facts = release.values, release.state, release.facts
-            self._record(release.events)
+            state.tally.record(release.events, [flight.client for flight in flights])
         outcome = self.method.step(state.method, released, self.public)
         state.method = outcome.state
         commands += self._count_step(flights, event, facts, outcome.new_version, now)
         return [*commands, *self._continue(outcome.exchange, flights, now)]
-
-    def _record(self, events: tuple[Any, ...]) -> None:
-        ledger = self.state.ledger
-        if ledger and ledger[-1][0] == events:
-            ledger[-1] = (events, ledger[-1][1] + 1)
-        else:
-            ledger.append((events, 1))
 
     def _count_step(
         self, flights: list[InFlight], event: Collected, facts: dict[str, Any], new_version: bool, now: Ticks
@@ -545,7 +544,7 @@ class Server:
         if self.affordable is None or self.mechanism is None:
             return None
         events = self.mechanism.next_events(self.state.mechanism, self.public)
-        reason = self.affordable(self.state.ledger, events)
+        reason = self.affordable(self.state, events)
         return self._finish("stopped", reason) if reason else None
 
     def _finish(self, status: str, reason: str) -> Finished:
@@ -572,4 +571,3 @@ class Server:
                 "downlink_bytes": flight.downlink_bytes,
             }
         )
-

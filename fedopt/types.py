@@ -200,6 +200,7 @@ class Public:
             knows it, else None; not needed where ``seconds_per_task`` is exact.
         concurrency: clients a stream keeps in flight, if pacing is a stream, else None.
         horizon: planned number of server steps, if there is one.
+        dimension: number of parameters, once there is a model.
     """
 
     num_clients: int
@@ -211,3 +212,4 @@ class Public:
     seed: int = 0
     expected_ceil: Callable[[Fraction], Sequence[float]] | None = None
     concurrency: int | None = None
+    dimension: int | None = None

@@ -10,7 +10,7 @@ from fedopt.components import Settings
 if TYPE_CHECKING:
     import torch
 
-    from fedopt.engine.base import Cohort, CohortReply, Engine
+    from fedopt.engine.base import Cohort, CohortReply, Engine, ExampleClipping
     from fedopt.types import Message, ParamSpec
 
 
@@ -40,6 +40,17 @@ class ClientWork(Settings):
     @abstractmethod
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Do the work of a whole cohort at once."""
+
+    def protected(self, clipping: ExampleClipping) -> ClientWork:
+        """The same work with every example's gradient clipped and noise added, for example-level privacy.
+
+        Raises:
+            ValueError: this work cannot; says which can.
+        """
+        raise ValueError(
+            f"client {type(self).kind()} has no per-example clipping, so its mechanism cannot protect examples; use "
+            "client: {kind: dp_sgd}"
+        )
 
 
 def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

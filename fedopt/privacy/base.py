@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from fedopt.components import Settings
 from fedopt.types import Bound, Public
@@ -12,7 +13,10 @@ from fedopt.types import Bound, Public
 if TYPE_CHECKING:
     import torch
 
-    from fedopt.engine.base import UpdateBatch
+    from fedopt.engine.base import ExampleClipping, UpdateBatch
+    from fedopt.privacy.releases import Event
+
+Counted = tuple[tuple["Event", int], ...]  # events with how often each happens to one unit
 
 
 class Noise(Protocol):
@@ -31,6 +35,7 @@ class ClientContext(NamedTuple):
         step: server step being collected.
         noise: source of client-side randomness.
         public: public constants.
+        weights: weight of each row in the step, as admitted.
     """
 
     clients: tuple[int, ...]
@@ -38,13 +43,13 @@ class ClientContext(NamedTuple):
     step: int
     noise: Noise
     public: Public
+    weights: tuple[float, ...] = ()
 
 
 class ClientResult(NamedTuple):
-    """Result of ``on_client``: transformed parts, the bound each row now obeys, and simulator-only metrics per row."""
+    """Result of ``on_client``: parts that now obey ``Mechanism.bound``, and simulator-only metrics per row."""
 
     parts: Mapping[str, UpdateBatch]
-    bounds: Mapping[str, Bound]
     metrics: Mapping[str, torch.Tensor]  # norm (before clipping), clipped (0/1)
 
 
@@ -64,8 +69,56 @@ class Release(NamedTuple):
     facts: dict[str, float]
 
 
+@dataclass
+class Tally:
+    """What an accountant needs of a run so far: plain data, part of the server's state.
+
+    Args:
+        events: distinct events of the releases (one tuple per kind of release).
+        releases: how many releases had each of them.
+        participations: client -> how many of these releases it was part of.
+        most: largest number of participations of any client, per entry of ``events``.
+        local_steps: client -> local steps whose result reached the server (ledgers kept by clients).
+    """
+
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    releases: list[int] = field(default_factory=list)
+    participations: list[dict[int, int]] = field(default_factory=list)
+    most: list[int] = field(default_factory=list)
+    local_steps: dict[int, int] = field(default_factory=dict)
+
+    def record(self, events: tuple[Any, ...], clients: Iterable[int]) -> None:
+        """One release and the clients whose contributions went into it."""
+        if not events:
+            return
+        if events not in self.events:
+            self.events.append(events)
+            self.releases.append(0)
+            self.participations.append({})
+            self.most.append(0)
+        i = self.events.index(events)
+        self.releases[i] += 1
+        counts = self.participations[i]
+        for client in clients:
+            counts[client] = counts.get(client, 0) + 1
+            self.most[i] = max(self.most[i], counts[client])
+
+
 class Mechanism(Settings):
-    """Base of mechanisms. States are NamedTuples of tensors and numbers (they are checkpointed)."""
+    """Base of mechanisms. States are NamedTuples of tensors and numbers (they are checkpointed).
+
+    Class facts: ``trusts`` and ``units`` the mechanism is valid for; ``anonymous`` replies carry no client ids;
+    ``unit_weights`` every reply must count with weight 1; ``client_ledgers`` the guarantee is paid for inside clients'
+    training; ``own_parts`` names of parts that ``on_client`` adds for the mechanism itself: their plain means over the
+    expected cohort come to ``release`` and never reach the aggregator.
+    """
+
+    trusts: ClassVar[tuple[str, ...]] = ("central",)
+    units: ClassVar[tuple[str, ...]] = ("client",)
+    anonymous: ClassVar[bool] = False
+    unit_weights: ClassVar[bool] = False
+    client_ledgers: ClassVar[bool] = False
+    own_parts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def init(self, dimension: int, public: Public) -> Any:
@@ -74,6 +127,10 @@ class Mechanism(Settings):
     @abstractmethod
     def on_client(self, parts: Mapping[str, UpdateBatch], context: ClientContext, state: Any) -> ClientResult:
         """Clip and, under local, distributed and shuffle trust, randomise, before anything leaves the client."""
+
+    @abstractmethod
+    def bound(self, part: str, state: Any, public: Public) -> Bound:
+        """Bound of one client's contribution to a part after ``on_client``; also asked when nobody contributed."""
 
     @abstractmethod
     def release(
@@ -95,6 +152,62 @@ class Mechanism(Settings):
     def next_events(self, state: Any, public: Public) -> tuple[Any, ...]:
         """Events the next release will cost, known before it happens, for the stop at ``max_epsilon``."""
 
+    @abstractmethod
+    def noise_level(self) -> float | None:
+        """How much noise is set, in the units of ``with_noise_level``; None asks for calibration."""
+
+    @abstractmethod
+    def with_noise_level(self, level: float, releases: int, scenario: Any) -> Mechanism:
+        """The same mechanism with another amount of noise: a larger ``level`` > 0 never costs more privacy.
+
+        Args:
+            level: usually the noise multiplier.
+            releases: planned releases of the run.
+            scenario: the scenario; the aggregator's schedule may split the budget.
+        """
+
+    @abstractmethod
+    def planned_events(self, releases: int, participations: int, public: Public, scenario: Any) -> Counted:
+        """Events one unit pays for over a planned run, with their counts, without any training.
+
+        Args:
+            releases: planned releases of the run.
+            participations: how many of them one client can be part of.
+            public: public constants; ``dimension`` may be None before a model exists.
+            scenario: the scenario; aggregator or client work may decide which event comes when.
+        """
+
+    def example_clipping(self) -> ExampleClipping | None:
+        """What local training must do to every example's gradient, or None if the mechanism protects whole replies."""
+        return None
+
+    def reply_bytes(self, dimension: int, plain_bytes: int) -> int:
+        """Bytes of a protected reply on the wire; those of the plain one unless the mechanism encodes."""
+        return plain_bytes
+
+    def problems(self, scenario: Any) -> tuple[str, ...]:
+        """Why this mechanism cannot protect this scenario, each with a remedy; empty if it can."""
+        return ()
+
     def references(self) -> tuple[str, ...]:
         """Sources, for the report."""
         return ()
+
+
+def own_mean(batch: Any, part: str, bound: Bound, like: torch.Tensor, public: Public) -> tuple[torch.Tensor, Bound]:
+    """Sum of a mechanism's own one-number part over the replies, each with weight 1, over the expected cohort ``[1]``.
+
+    Args:
+        batch: the replies.
+        part: its name.
+        bound: of one contribution.
+        like: a tensor on the right device.
+        public: public constants.
+    """
+    import torch
+
+    total = like.new_zeros(1)
+    if batch.metas:
+        total = batch.part(part).weighted_sum(torch.ones(len(batch.metas), dtype=torch.float64))
+    m = public.expected_cohort
+    return total / m, Bound(bound.l2 / m, bound.l1 / m, bound.linf / m)

@@ -1,15 +1,239 @@
-"""Checks between privacy and the rest of a scenario, before anything runs."""
+"""Checks between privacy and the rest of a scenario, before anything runs: what nobody can bound is refused."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from fedopt.components import Problem
+from fedopt.privacy.events import require_relation
+from fedopt.privacy.releases import AccountingError
+from fedopt.types import Public
 
 if TYPE_CHECKING:
     from fedopt.scenario import Scenario
 
+Path = tuple[str | int, ...]
+Found = Iterator[tuple[Path, str]]
+
 
 def problems_of(scenario: Scenario) -> list[Problem]:
-    """Every problem of the combination, with what to do instead; empty without privacy."""
-    return []
+    """Every problem of the combination, with what to do instead; empty without privacy. No torch."""
+    if scenario.privacy is None:
+        return [Problem(path=path, message=message) for path, message in _without_privacy(scenario)]
+    found: list[tuple[Path, str]] = []
+    for check in CHECKS:
+        found.extend(check(scenario))
+    return [Problem(path=path, message=message) for path, message in dict.fromkeys(found)]
+
+
+def _without_privacy(scenario: Scenario) -> Found:
+    if scenario.client.kind() == "dp_sgd":
+        yield (
+            ("client", "kind"),
+            "dp_sgd clips and adds noise only under a privacy section; add privacy with unit: example and "
+            "mechanism: {kind: dp_sgd}, or use client: {kind: sgd}",
+        )
+
+
+def _fits_mechanism(scenario: Scenario) -> Found:
+    privacy = scenario.privacy
+    assert privacy is not None
+    mechanism, kind = privacy.mechanism, privacy.mechanism.kind()
+    if privacy.trust not in mechanism.trusts:
+        allowed = " or ".join(mechanism.trusts)
+        yield ("privacy", "trust"), f"is {privacy.trust}, but mechanism {kind} protects under trust: {allowed}"
+    if privacy.unit not in mechanism.units:
+        allowed = " or ".join(mechanism.units)
+        remedy = "; use mechanism: {kind: dp_sgd} for examples" if privacy.unit == "example" else ""
+        yield ("privacy", "unit"), f"is {privacy.unit}, but mechanism {kind} protects unit: {allowed}{remedy}"
+    for message in mechanism.problems(scenario):
+        yield ("privacy", "mechanism"), message
+
+
+def _noise_is_decided_once(scenario: Scenario) -> Found:
+    privacy = scenario.privacy
+    assert privacy is not None
+    given = privacy.mechanism.noise_level() is not None
+    if given and privacy.target_epsilon is not None:
+        yield (
+            ("privacy", "target_epsilon"),
+            "the mechanism's noise is given as well; leave it out to calibrate it, or use max_epsilon to stop",
+        )
+    if not given and privacy.target_epsilon is None:
+        yield ("privacy", "mechanism"), "has no noise; set its noise_multiplier, or privacy.target_epsilon"
+    planned = scenario.run.server_steps is not None or privacy.max_participations is not None
+    if not given and not planned:
+        yield (
+            ("privacy", "target_epsilon"),
+            "needs a planned length to calibrate for; set run.server_steps or privacy.max_participations",
+        )
+
+
+def _relation_is_possible(scenario: Scenario) -> Found:
+    privacy, public = scenario.privacy, _public(scenario)
+    assert privacy is not None
+    if public is None:
+        return
+    streaming = _is_streaming(scenario, public)
+    claim = scenario.sampling.claim(public.num_clients, streaming)
+    hidden = claim.kind == "poisson"
+    if privacy.relation == "add_or_remove_one" and privacy.unit == "client" and not hidden:
+        why = (
+            "removing a client from asynchronous pacing moves every later buffer"
+            if streaming
+            else f"sampling {scenario.sampling.kind()} has a public number of participants"
+        )
+        yield (
+            ("privacy", "relation"),
+            f"add_or_remove_one does not apply: {why}; use relation: zero_out_one, or sampling: poisson in rounds "
+            "without a deadline",
+        )
+    if hidden and privacy.unit == "client":
+        yield from _poisson_is_kept(scenario)
+    if streaming and privacy.max_participations is None:
+        yield (
+            ("privacy", "max_participations"),
+            "is required under asynchronous pacing: a fast client takes part in many releases; set the most it may",
+        )
+    if privacy.hypothetical_population is not None and not hidden:
+        yield (
+            ("privacy", "hypothetical_population"),
+            "changes epsilon only through Poisson sampling of clients; use sampling: poisson or leave it out",
+        )
+
+
+def _poisson_is_kept(scenario: Scenario) -> Found:
+    privacy, steps = scenario.privacy, scenario.run.server_steps
+    assert privacy is not None
+    limit = privacy.max_participations
+    if limit is not None and (steps is None or limit < steps):
+        yield (
+            ("privacy", "max_participations"),
+            "makes Poisson coins depend on earlier ones, so their amplification does not hold; leave it out, or use "
+            "sampling: fixed",
+        )
+    if privacy.trust in ("local", "distributed", "shuffle"):
+        yield (
+            ("sampling", "kind"),
+            f"poisson claims that the cohort is hidden, but under trust: {privacy.trust} the server sees who takes "
+            "part; use sampling: fixed, all or uniform",
+        )
+
+
+def _events_have_a_bound(scenario: Scenario) -> Found:
+    from fedopt.privacy.accounting import PrivacyAccounting
+    from fedopt.privacy.plan import planned_counts, sampling_claim
+
+    privacy, public = scenario.privacy, _public(scenario)
+    assert privacy is not None
+    if public is None:
+        return
+    claim = sampling_claim(scenario, public)
+    releases, participations = planned_counts(scenario, claim)
+    length = releases if releases is not None else participations if participations is not None else 1
+    mechanism = privacy.mechanism
+    if mechanism.noise_level() is None:
+        mechanism = mechanism.with_noise_level(1.0, length, scenario)
+    accounting = PrivacyAccounting(scenario, mechanism, claim, public, length, participations or 1)
+    try:
+        require_relation((event for event, _ in accounting.planned_profile()), privacy.relation)
+    except AccountingError as error:
+        yield ("privacy", "relation"), str(error)
+    except (ValueError, NotImplementedError) as error:
+        yield ("privacy", "mechanism"), str(error)
+
+
+def _method_has_a_bound(scenario: Scenario) -> Found:
+    privacy, public = scenario.privacy, _public(scenario)
+    assert privacy is not None
+    for field in ("weights", "importance"):
+        by_examples = getattr(scenario.aggregator, field, None) == "num_examples"
+        if by_examples and "num_examples" not in getattr(scenario.data, "public", ()):
+            yield (
+                ("aggregator", field),
+                "num_examples is private, so it cannot weight clients; use uniform, or declare it with "
+                "data.public: [num_examples]",
+            )
+            return
+    if public is not None:
+        for message in scenario.aggregator.problems(public):
+            yield ("aggregator",), message
+    if privacy.mechanism.unit_weights:
+        staleness = getattr(scenario.aggregator, "staleness", None)
+        if staleness is not None and staleness.kind() != "constant":
+            yield (
+                ("aggregator", "staleness"),
+                f"mechanism {privacy.mechanism.kind()} needs every reply to count alike; use staleness: constant",
+            )
+        if getattr(scenario.aggregator, "weights", "uniform") not in ("uniform", "identical"):
+            yield (
+                ("aggregator", "weights"),
+                f"mechanism {privacy.mechanism.kind()} needs every reply to count alike; use uniform weights",
+            )
+
+
+def _examples_are_protected(scenario: Scenario) -> Found:
+    from fedopt.clients.base import ClientWork
+
+    privacy = scenario.privacy
+    assert privacy is not None
+    clips = type(scenario.client).protected is not ClientWork.protected
+    if privacy.mechanism.example_clipping() is not None and not clips:
+        yield (
+            ("client", "kind"),
+            f"{scenario.client.kind()} does not clip per example, which unit: example needs; use client: "
+            "{kind: dp_sgd}",
+        )
+    if clips and privacy.mechanism.example_clipping() is None:
+        yield (
+            ("privacy", "mechanism"),
+            f"client {scenario.client.kind()} clips and randomises per example, but mechanism "
+            f"{privacy.mechanism.kind()} does not; use the mechanism of unit: example, or client: {{kind: sgd}}",
+        )
+    if privacy.unit == "example" and getattr(scenario.model, "norm", None) == "batch":
+        yield (
+            ("model", "norm"),
+            "batch normalisation mixes the examples of a batch, so one example's gradient has no bound; use "
+            "norm: group or none",
+        )
+
+
+def _public(scenario: Scenario) -> Public | None:
+    """Public facts known without loading the data; None if the number of clients is not in the scenario."""
+    clients = getattr(scenario.data, "clients", None)
+    if not isinstance(clients, int):
+        return None
+    return Public(
+        num_clients=clients,
+        expected_cohort=scenario.sampling.expected_cohort(clients),
+        is_private=True,
+        num_examples=_assumed_sizes(scenario, clients),
+        horizon=scenario.run.server_steps,
+        # Durations belong to the devices; a method that needs them is asked again when they are known.
+        seconds_per_task=[1.0] * clients,
+        expected_ceil=lambda period: [1.0] * clients,
+        concurrency=scenario.sampling.slots(clients),
+    )
+
+
+def _assumed_sizes(scenario: Scenario, clients: int) -> Any:
+    """Equal sizes where they are public: only their being known matters here."""
+    import numpy as np
+
+    declared = "num_examples" in getattr(scenario.data, "public", ())
+    return np.full(clients, 100) if declared else None
+
+
+def _is_streaming(scenario: Scenario, public: Public) -> bool:
+    return scenario.aggregator.plan(None, public).pacing == "stream"
+
+
+CHECKS: tuple[Callable[[Scenario], Found], ...] = (
+    _fits_mechanism,
+    _noise_is_decided_once,
+    _relation_is_possible,
+    _method_has_a_bound,
+    _examples_are_protected,
+    _events_have_a_bound,
+)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedopt.clients.base import ClientWork
 from fedopt.data.base import FederatedData
 from fedopt.devices.base import Fleet
 from fedopt.engine.engine import CohortEngine
+from fedopt.privacy.base import Mechanism
 from fedopt.rng import torch_generator
 from fedopt.scenario import Scenario
 from fedopt.server import Limits, Server
@@ -80,10 +82,11 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
         threads=settings.threads,
     )
     clock = DeviceClock(scenario.devices, _fleet(scenario, data))
-    public = _public(scenario, data, clock)
     params = engine.initial_parameters()
+    public = replace(_public(scenario, data, clock), dimension=params.numel())
     noise = SimulatedNoise(scenario.seed)
     mechanism, affordable, warnings = _privacy(scenario, public)
+    work = _protected(scenario.client, mechanism)
     server = Server(
         scenario.aggregator,
         scenario.sampling,
@@ -92,16 +95,16 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
         _limits(scenario, clock),
         clock.ticks_per_second,
         scenario.seed,
-        work_of=_work_of(scenario, data, clock, engine),
+        work_of=_work_of(work, data, clock, engine, mechanism),
         mechanism=mechanism,
         noise=noise,
         affordable=affordable,
     )
     memory = int(settings.memory_gib * 2**30)
-    states = StateStore(scenario.client.initial_state(engine.spec), engine.device, memory)
+    states = StateStore(work.initial_state(engine.spec), engine.device, memory)
     computation = Computation(
         engine,
-        scenario.client,
+        work,
         public,
         scenario.seed,
         engine.chunk_rows(),
@@ -166,13 +169,23 @@ def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:
     )
 
 
-def _work_of(scenario: Scenario, data: FederatedData, clock: DeviceClock, engine: CohortEngine) -> Any:
-    offsets, work = data.clients.offsets, scenario.client
+def _protected(work: ClientWork, mechanism: Mechanism | None) -> ClientWork:
+    """Client work that clips and randomises every example, where the mechanism asks for it."""
+    clipping = mechanism.example_clipping() if mechanism is not None else None
+    return work if clipping is None else work.protected(clipping)
+
+
+def _work_of(
+    work: ClientWork, data: FederatedData, clock: DeviceClock, engine: CohortEngine, mechanism: Mechanism | None
+) -> Any:
+    offsets = data.clients.offsets
 
     def work_of(client: int, task: int, message: Message) -> tuple[int, int, float, int]:
         examples = int(offsets[client + 1] - offsets[client])
         steps = clock.work.steps(client, task, work.planned_steps(examples, message))
-        return examples, steps, work.normalizer(steps), work.reply_bytes(engine.spec, message, steps)
+        sent = work.reply_bytes(engine.spec, message, steps)
+        sent = sent if mechanism is None else mechanism.reply_bytes(engine.spec.size, sent)
+        return examples, steps, work.normalizer(steps), sent
 
     return work_of
 

@@ -6,6 +6,7 @@ that is in flight and not yet computed is trained together, also across model ve
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ class Replies:
     metas: tuple[ReplyMeta, ...]
     weights: tuple[float, ...]
     parts: dict[str, _Part]
-    bounds: dict[str, Bound]
+    bound_of: Callable[[str], Bound]
 
     def part(self, name: str = "update") -> UpdateBatch:
         """The named part."""
@@ -92,7 +93,7 @@ class Replies:
 
     def bound(self, name: str = "update") -> Bound:
         """Bound of one client's contribution."""
-        return self.bounds.get(name, UNBOUNDED)
+        return self.bound_of(name)
 
 
 class Computation:
@@ -172,7 +173,9 @@ class Computation:
             self.pending[i].reply = Computed(stored["batches"][batch], row, state, metrics, queries)
         self.uncollected = stored["uncollected"]
 
-    def collect(self, command: Collect, time: Ticks, step: int, mechanism_state: Any) -> tuple[Collected, dict[str, float]]:
+    def collect(
+        self, command: Collect, time: Ticks, step: int, mechanism_state: Any
+    ) -> tuple[Collected, dict[str, float]]:
         """Values of the asked replies, and simulator-only metrics (means over the survivors)."""
         ids = [m.dispatch_id for m in command.metas]
         weights = dict(zip(ids, command.weights, strict=True))
@@ -185,10 +188,23 @@ class Computation:
             self._gather(block, weights, step, mechanism_state, gathered, keep=not stream)
         metas = tuple(m for m in command.metas if m.dispatch_id not in gathered.failed)
         kept = tuple(weights[m.dispatch_id] for m in metas)
-        parts = {name: gathered.part(name, kept) for name in gathered.totals}
+        own = self.mechanism.own_parts if self.mechanism is not None else ()
+        plain = (1.0,) * len(kept)
+        parts = {name: gathered.part(name, plain if name in own else kept) for name in gathered.totals}
         queries = self._finish(ids, gathered.failed)
-        collected = Collected(time, Replies(metas, kept, parts, gathered.bounds), gathered.failed, queries)
+        if self.mechanism is not None and self.mechanism.anonymous:
+            metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
+        collected = Collected(
+            time, Replies(metas, kept, parts, self._bound_of(mechanism_state)), gathered.failed, queries
+        )
         return collected, gathered.means()
+
+    def _bound_of(self, mechanism_state: Any) -> Callable[[str], Bound]:
+        """Bound of one client's contribution to a part, also where nobody contributed."""
+        if self.mechanism is None:
+            return lambda part: UNBOUNDED
+        mechanism, public = self.mechanism, self.public
+        return lambda part: mechanism.bound(part, mechanism_state, public)
 
     def _row_bytes(self) -> int:
         return 4 * self.engine.spec.size
@@ -288,33 +304,35 @@ class Computation:
         metrics: dict[str, list[float]] = {
             name: [r.metrics[name] for r in replies if r is not None] for name in first.metrics
         }
-        bounds: dict[str, Bound] = {}
         if self.mechanism is not None:
             assert self.noise is not None
             good, failed = self._finite(parts, ids, always=True)
             parts, ids, metrics = _keep(parts, ids, metrics, good)
             if not ids:
-                return parts, ids, {}, metrics, bounds, failed
+                return parts, ids, {}, metrics, failed
             dispatches = [self.pending[i].dispatch for i in ids]
             context = ClientContext(
-                tuple(d.client for d in dispatches), tuple(d.task for d in dispatches), step, self.noise, self.public
+                tuple(d.client for d in dispatches),
+                tuple(d.task for d in dispatches),
+                step,
+                self.noise,
+                self.public,
+                tuple(weights[i] for i in ids),
             )
             result = self.mechanism.on_client(parts, context, state)
-            parts, bounds = dict(result.parts), dict(result.bounds)
+            parts = dict(result.parts)
             metrics |= {name: values.tolist() for name, values in result.metrics.items()}
-            totals = _totals(parts, [weights[i] for i in ids])
-            return parts, ids, totals, metrics, bounds, failed
+            totals = _totals(parts, [weights[i] for i in ids], self.mechanism.own_parts)
+            return parts, ids, totals, metrics, failed
         totals = _totals(parts, [weights[i] for i in ids])
         failed = {}
         if not all(bool(torch.isfinite(t).all()) for t in totals.values()):
             good, failed = self._finite(parts, ids, always=True)
             parts, ids, metrics = _keep(parts, ids, metrics, good)
             totals = _totals(parts, [weights[i] for i in ids]) if ids else {}
-        return parts, ids, totals, metrics, bounds, failed
+        return parts, ids, totals, metrics, failed
 
-    def _finite(
-        self, parts: dict[str, UpdateBatch], ids: list[int], always: bool
-    ) -> tuple[list[int], dict[int, str]]:
+    def _finite(self, parts: dict[str, UpdateBatch], ids: list[int], always: bool) -> tuple[list[int], dict[int, str]]:
         """Rows with finite values in every part; the others with the reason."""
         finite = torch.stack([torch.isfinite(batch.norms()).cpu() for batch in parts.values()]).all(dim=0).tolist()
         failed = {}
@@ -337,9 +355,12 @@ def _keep(
     )
 
 
-def _totals(parts: dict[str, UpdateBatch], weights: list[float]) -> dict[str, torch.Tensor]:
+def _totals(
+    parts: dict[str, UpdateBatch], weights: list[float], unweighted: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
     vector = torch.tensor(weights, dtype=torch.float64)
-    return {name: batch.weighted_sum(vector) for name, batch in parts.items()}
+    ones = torch.ones_like(vector)
+    return {name: batch.weighted_sum(ones if name in unweighted else vector) for name, batch in parts.items()}
 
 
 class _Gathered:
@@ -350,7 +371,6 @@ class _Gathered:
         self.pieces: dict[str, list[UpdateBatch]] = {}
         self.kept = True
         self.metrics: dict[str, list[float]] = {}
-        self.bounds: dict[str, Bound] = {}
         self.failed: dict[int, str] = {}
 
     def add(
@@ -359,7 +379,6 @@ class _Gathered:
         ids: list[int],
         totals: dict[str, torch.Tensor],
         metrics: dict[str, list[float]],
-        bounds: dict[str, Bound],
         failed: dict[int, str],
         keep: bool,
     ) -> None:
@@ -367,7 +386,6 @@ class _Gathered:
         self.kept = self.kept and keep
         if not ids:
             return
-        self.bounds |= bounds
         for name, total in totals.items():
             self.totals[name] = self.totals[name] + total if name in self.totals else total
         if keep:

@@ -209,7 +209,7 @@ class Session:
     def _epsilon(self, stepped: Stepped) -> dict[str, Any]:
         if self.scenario.privacy is None:
             return {}
-        return self.parts.server.affordable.row(self.parts.server.state.ledger, stepped.step)
+        return self.parts.server.affordable.row(self.parts.server.state)
 
     # ---- end ---------------------------------------------------------------------------------------------------
 
@@ -296,8 +296,7 @@ class Session:
     def _epsilon_summary(self) -> dict[str, Any]:
         if self.scenario.privacy is None:
             return {}
-        row = self.parts.server.affordable.row(self.parts.server.state.ledger, self.parts.server.state.step)
-        return {"epsilon": row["epsilon"], "delta": row["delta"]}
+        return self.parts.server.affordable.final(self.parts.server.state)
 
 
 def model_hash(params: torch.Tensor) -> str:

@@ -1,0 +1,150 @@
+"""The accounting of one run: charges releases, stops before ``max_epsilon``, fills the log's columns."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from fedopt.privacy.base import Counted, Mechanism, Tally
+from fedopt.privacy.client_ledgers import client_profiles, worst_profiles
+from fedopt.privacy.profile import dominating_profile, sampled_profile, with_next
+from fedopt.privacy.spending import Spending
+from fedopt.sampling.base import SamplingClaim
+from fedopt.types import Public
+
+if TYPE_CHECKING:
+    from fedopt.privacy.releases import Event
+    from fedopt.scenario import Scenario
+
+
+class PrivacyAccounting:
+    """What a run has spent, from the tally of its server.
+
+    Args:
+        scenario: a checked scenario with privacy.
+        mechanism: with its noise set.
+        claim: amplification that counts for the unit.
+        public: public constants.
+        releases: planned releases, or None.
+        participations: planned releases one client can be part of, or None.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        mechanism: Mechanism,
+        claim: SamplingClaim,
+        public: Public,
+        releases: int | None,
+        participations: int | None,
+    ):
+        privacy = scenario.privacy
+        assert privacy is not None
+        self.scenario, self.privacy, self.mechanism, self.claim, self.public = (
+            scenario,
+            privacy,
+            mechanism,
+            claim,
+            public,
+        )
+        self.releases, self.participations = releases, participations
+        self.spending = Spending(privacy.relation, privacy.delta, privacy.accountant, participations)
+
+    @property
+    def probability(self) -> float:
+        """Amplification by Poisson sampling of the unit; 1 without."""
+        return self.claim.probability if self.claim.kind == "poisson" else 1.0
+
+    # ---- profiles ----------------------------------------------------------------------------------------------
+
+    def planned_profile(self) -> Counted:
+        """What one unit pays over the planned run.
+
+        Raises:
+            ValueError: the run has no planned length.
+        """
+        if self.participations is None:
+            raise ValueError("the run has no planned length; set run.server_steps or privacy.max_participations")
+        releases = self.releases if self.releases is not None else self.participations
+        planned = self.mechanism.planned_events(releases, self.participations, self.public, self.scenario)
+        tally = Tally()
+        for event, count in planned:
+            tally.events.append((event,))
+            tally.releases.append(count)
+            tally.most.append(count)
+            tally.participations.append({0: count})
+        return sampled_profile(tally, self.probability)
+
+    def profiles(self, tally: Tally) -> list[Counted]:
+        """Ledgers whose largest epsilon is the run's: one, or the worst of the clients' own."""
+        if self.mechanism.client_ledgers:
+            return worst_profiles(client_profiles(tally, self.mechanism, self.public, self.scenario))
+        if self.claim.kind == "poisson":
+            return [sampled_profile(tally, self.probability)]
+        return [dominating_profile(tally)]
+
+    # ---- asked by the server -----------------------------------------------------------------------------------
+
+    def __call__(self, state: Any, events: tuple[Event, ...]) -> str | None:
+        """Why the next release must not happen, or None.
+
+        Args:
+            state: the server's state.
+            events: what the next release costs.
+        """
+        limit = self.privacy.max_epsilon
+        if limit is None:
+            return None
+        for profile in self._next_profiles(state.tally, events):
+            if not self.spending.affords(profile, limit):
+                return (
+                    f"the next release would exceed max_epsilon = {limit:g} (spent: epsilon "
+                    f"{self.exact(state.tally):.4f} at delta {self.privacy.delta:g})"
+                )
+        return None
+
+    def _next_profiles(self, tally: Tally, events: tuple[Event, ...]) -> list[Counted]:
+        if self.mechanism.client_ledgers:
+            ahead = Tally(local_steps=dict(tally.local_steps))
+            for client in range(self.public.num_clients):
+                steps = self.mechanism.steps_of(client, self.public, self.scenario)  # type: ignore[attr-defined]
+                ahead.local_steps[client] = ahead.local_steps.get(client, 0) + steps
+            return self.profiles(ahead)
+        limit = None if self.claim.kind == "poisson" else self.privacy.max_participations
+        return [with_next(profile, events, self.probability, limit) for profile in self.profiles(tally)]
+
+    # ---- asked by the log --------------------------------------------------------------------------------------
+
+    def row(self, state: Any) -> dict[str, Any]:
+        """Columns of a server step: an upper bound between checkpoints, never decreasing."""
+        values = [self.spending.bound(profile) for profile in self.profiles(state.tally)]
+        return {
+            "epsilon": max(values, default=0.0),
+            "epsilon_accountant": self.privacy.accountant,
+            "delta": self.privacy.delta,
+        }
+
+    def exact(self, tally: Tally) -> float:
+        """Epsilon spent so far."""
+        return max((self.spending.exact(profile) for profile in self.profiles(tally)), default=0.0)
+
+    def client_epsilons(self, state: Any) -> dict[int, float]:
+        """What every client has spent, where clients keep their own ledgers; else empty.
+
+        Sampling probabilities are rounded up to a grid, so that a thousand clients cost a few dozen compositions.
+        """
+        if not self.mechanism.client_ledgers:
+            return {}
+        found = client_profiles(state.tally, self.mechanism, self.public, self.scenario, rounded=True)
+        return {client: self.spending.exact(profile) for client, profile in found.items()}
+
+    def document(self, state: Any) -> dict[str, Any]:
+        """``privacy.json``: enough for an outsider to recompute epsilon."""
+        from fedopt.privacy.document import privacy_document
+
+        return privacy_document(self, state)
+
+    def final(self, state: Any) -> dict[str, Any]:
+        """Epsilon and delta of the summary: exact at the last step."""
+        epsilon = self.exact(state.tally)
+        return {"epsilon": epsilon if math.isfinite(epsilon) else None, "delta": self.privacy.delta}

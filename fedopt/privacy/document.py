@@ -1,0 +1,87 @@
+"""``privacy.json``: what was released, from whom, under which assumptions, and what it amounts to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedopt.privacy.client_ledgers import client_profiles
+from fedopt.privacy.profile import as_mapping
+
+if TYPE_CHECKING:
+    from fedopt.privacy.accounting import PrivacyAccounting
+
+
+def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any]:
+    """The ledger of a run as plain data.
+
+    Args:
+        accounting: the run's accounting.
+        state: the server's state.
+    """
+    privacy, claim, tally = accounting.privacy, accounting.claim, state.tally
+    body = {
+        "epsilon": accounting.exact(tally),
+        "delta": privacy.delta,
+        "epsilon_accountant": privacy.accountant,
+        "unit": privacy.unit,
+        "relation": privacy.relation,
+        "trust": privacy.trust,
+        "mechanism": {"kind": accounting.mechanism.kind(), **accounting.mechanism.model_dump()},
+        "sampling": {
+            "kind": accounting.scenario.sampling.kind(),
+            "amplification": claim.kind if claim.kind == "poisson" else "none",
+            "sampling_probability": accounting.probability,
+            "min_separation": claim.min_separation,
+        },
+        "max_participations": privacy.max_participations,
+        "hypothetical_population": privacy.hypothetical_population,
+        "population": accounting.public.num_clients,
+        "charged": [as_mapping(profile) for profile in accounting.profiles(tally)],
+        "releases": [
+            {"events": [event.to_dict() for event in events], "count": count, "most_of_one_client": most}
+            for events, count, most in zip(tally.events, tally.releases, tally.most, strict=True)
+        ],
+        "participations": {str(client): count for client, count in sorted(state.participations.items())},
+        "assumptions": assumptions(accounting),
+    }
+    if accounting.mechanism.client_ledgers:
+        body["clients"] = _clients(accounting, state)
+    return body
+
+
+def _clients(accounting: PrivacyAccounting, state: Any) -> list[dict[str, Any]]:
+    spent = accounting.client_epsilons(state)
+    exact = client_profiles(state.tally, accounting.mechanism, accounting.public, accounting.scenario)
+    return [{"client": i, "epsilon": spent[i], "charged": as_mapping(profile)} for i, profile in exact.items()]
+
+
+def assumptions(accounting: PrivacyAccounting) -> list[str]:
+    """What the number rests on, one sentence each."""
+    privacy, claim = accounting.privacy, accounting.claim
+    seen = {
+        "central": "The server sees every contribution; the guarantee is against everybody who sees its releases.",
+        "local": "Nobody is trusted: the guarantee is against the server too.",
+        "shuffle": "A trusted shuffler hides who sent what; the guarantee is against the server.",
+        "distributed": "Secure aggregation shows the server the sum only; at least the planned survivors are honest.",
+    }
+    charge = (
+        f"Every release is amplified by Poisson sampling with probability {accounting.probability:g}; the cohorts stay "
+        "hidden."
+        if claim.kind == "poisson"
+        else "No amplification by sampling is claimed: a client is charged in full for every release it was part of."
+    )
+    found = [seen[privacy.trust], charge]
+    if accounting.mechanism.client_ledgers:
+        found[1] = (
+            "Every client keeps its own ledger over its local steps; clients hold disjoint data, so the largest "
+            "counts. The sampling of clients is not used."
+        )
+    if privacy.relation != "add_or_remove_one":
+        found.append("The schedule, the durations, the weights and the population are public.")
+    if privacy.hypothetical_population is not None:
+        found.append(f"HYPOTHETICAL: accounted as if there were {privacy.hypothetical_population} clients.")
+    found.append(
+        "Noise comes from named seeded streams of the simulation in floating point; columns marked simulator_only and "
+        "anything else published besides the releases are not covered."
+    )
+    return found

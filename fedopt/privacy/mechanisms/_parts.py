@@ -1,0 +1,136 @@
+"""What mechanisms share: joint clipping of a reply's parts, noise by names, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fedopt.privacy.base import ClientContext, Noise
+from fedopt.privacy.releases import Event, GaussianEvent, NonPrivateEvent
+from fedopt.types import Bound, Public
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedopt.engine.base import UpdateBatch
+
+SERVER, CLIENT = 0, 1  # first id of a draw: who makes it
+# Norms are summed in float32, whose relative error stays below this for a hundred million parameters.
+ROUNDING = 1e-6
+
+
+def joint_norms(parts: Mapping[str, UpdateBatch]) -> torch.Tensor:
+    """Euclidean norm of every row over all parts together ``[rows]`` float64."""
+    import torch
+
+    return torch.stack([batch.norms().double() for batch in parts.values()]).square().sum(0).sqrt()
+
+
+def clip(
+    parts: Mapping[str, UpdateBatch], clipping_norm: float
+) -> tuple[dict[str, UpdateBatch], dict[str, torch.Tensor]]:
+    """Scale every row to joint norm at most ``clipping_norm``: ``row * min(1, C / norm)``. Rows are never built.
+
+    Returns:
+        The parts, and metrics ``norm`` (before clipping) and ``clipped`` (1 where the norm was above C).
+
+    Guarantees: the direction is kept; a row within the bound keeps its bits; a zero row stays zero.
+    """
+    norms = joint_norms(parts)
+    clipped = norms > clipping_norm
+    metrics = {"norm": norms, "clipped": clipped.double()}
+    if not bool(clipped.any()):
+        return dict(parts), metrics
+    factors = (clipping_norm * (1 - ROUNDING) / norms.clamp_min(1e-300)).where(clipped, norms.new_ones(()))
+    return {name: batch.scaled(factors) for name, batch in parts.items()}, metrics
+
+
+def norm_bound(clipping_norm: float, public: Public) -> Bound:
+    """Bounds of a vector of L2 norm at most ``clipping_norm`` (L1 by Cauchy-Schwarz where the dimension is known)."""
+    l1 = clipping_norm * math.sqrt(public.dimension) if public.dimension else math.inf
+    return Bound(clipping_norm, l1, clipping_norm)
+
+
+def normal(noise: Noise, like: torch.Tensor, std: float, *ids: int) -> torch.Tensor:
+    """``N(0, std^2)`` shaped like ``like``, from the generator of these ids; exact zeros for std 0 without a draw."""
+    import torch
+
+    if std == 0.0:
+        return torch.zeros_like(like)
+    return torch.randn(like.shape, generator=noise.generator(like.device, *ids), device=like.device).mul_(std)
+
+
+def require_bound(name: str, bound: Bound | None) -> Bound:
+    """The bound of a value that is to be released.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if bound is None:
+        raise ValueError(
+            f"the aggregator declares no sensitivity bound for {name!r}, so its result cannot be released under "
+            "privacy; use fedavg, fedavgm or fedbuff, or remove the privacy section"
+        )
+    return bound
+
+
+def noise_std(noise_multiplier: float, bound: Bound) -> float:
+    """``noise_multiplier * bound.l2``.
+
+    Raises:
+        ValueError: noise for an unbounded value.
+    """
+    if noise_multiplier == 0.0:
+        return 0.0
+    if not math.isfinite(bound.l2):
+        raise ValueError("noise cannot be calibrated to an infinite bound; set a finite clipping_norm")
+    return noise_multiplier * bound.l2
+
+
+def add_central_noise(
+    reduced: Mapping[str, tuple[torch.Tensor, Bound | None]], noise_multiplier: float, step: int, noise: Noise
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Every part plus Gaussian noise of std ``noise_multiplier`` times the L2 bound it reports about itself.
+
+    Parts that were clipped together are one vector of norm C after dividing each by its own factor, so together they
+    are one release of this multiplier.
+
+    Returns:
+        Released parts, and the std of the first one.
+    """
+    released, first = {}, 0.0
+    for index, (name, (value, bound)) in enumerate(reduced.items()):
+        std = noise_std(noise_multiplier, require_bound(name, bound))
+        first = std if index == 0 else first
+        released[name] = value + normal(noise, value, std, SERVER, step, index) if std else value
+    return released, first
+
+
+def gaussian_event(noise_multiplier: float) -> Event:
+    """The event of one Gaussian release; without noise it is not private."""
+    return GaussianEvent(noise_multiplier) if noise_multiplier > 0 else NonPrivateEvent("no noise was added")
+
+
+def chosen(noise_multiplier: float | None) -> float:
+    """The noise multiplier of a mechanism that runs.
+
+    Raises:
+        ValueError: it was left open and never calibrated.
+    """
+    if noise_multiplier is None:
+        raise ValueError("noise_multiplier is not set; give it, or privacy.target_epsilon to calibrate it")
+    return noise_multiplier
+
+
+def require_unit_weights(context: ClientContext, mechanism: str) -> None:
+    """Refuse weighted replies where noise is split over clients or messages are anonymous.
+
+    Raises:
+        ValueError: some weight is not 1.
+    """
+    if any(weight != 1.0 for weight in context.weights):
+        raise ValueError(
+            f"{mechanism} needs every reply to count alike, but the aggregator weights replies (for example "
+            f"{next(w for w in context.weights if w != 1.0):g}); use uniform weights and staleness: constant"
+        )

@@ -1,0 +1,123 @@
+"""Epsilon of counted events by one accountant, cheap enough to ask at every server step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+from fedopt.privacy.base import Counted
+from fedopt.privacy.events import Composed, NonPrivateEvent, Repeated, flatten, gaussian_mu
+from fedopt.privacy.gaussian_dp import gaussian_epsilon
+from fedopt.privacy.releases import Event, Relation
+
+_RATIO = 1.15  # between two checkpoints the epsilon of the next one is an upper bound
+
+
+def epsilon_of(profile: Counted, relation: Relation, delta: float, accountant: str) -> float:
+    """Epsilon of events with their counts; 0 for none.
+
+    Raises:
+        AccountingError: no bound exists for some event under this relation.
+    """
+    kept = tuple((event, count) for event, count in profile if count)
+    return _epsilon(kept, relation, delta, accountant) if kept else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(profile: Counted, relation: Relation, delta: float, accountant: str) -> float:
+    composed = Composed(tuple(Repeated(event, count) for event, count in profile))
+    if any(isinstance(leaf, NonPrivateEvent) for leaf, _ in flatten(composed)):
+        return math.inf
+    mu = gaussian_mu(composed, relation)
+    if mu is not None and accountant == "pld":
+        return gaussian_epsilon(mu, delta)  # the exact curve, which a discretised one can only exceed
+    from fedopt.privacy.accountants import accountant_of
+
+    return float(accountant_of(accountant, relation).epsilon(composed, delta))
+
+
+class Spending:
+    """Epsilon of a growing ledger.
+
+    Args:
+        relation, delta, accountant: as in the scenario.
+        planned: count at which the value is exact whatever the grid, or None.
+    """
+
+    def __init__(self, relation: Relation, delta: float, accountant: str, planned: int | None):
+        self.relation, self.delta, self.accountant, self.planned = relation, delta, accountant, planned
+        self._affordable: dict[tuple[Event, float], int] = {}
+
+    def exact(self, profile: Counted) -> float:
+        """Epsilon of exactly these events."""
+        return epsilon_of(profile, self.relation, self.delta, self.accountant)
+
+    def bound(self, profile: Counted) -> float:
+        """Epsilon of at least these events: counts rounded up to checkpoints where composing is dear.
+
+        Guarantees: never below ``exact``, equal to it at the planned count, and not decreasing in the counts.
+        """
+        if all(gaussian_mu(event, self.relation) is not None for event, _ in profile):
+            return self.exact(profile)
+        return self.exact(tuple((event, self._checkpoint(count)) for event, count in profile))
+
+    def _checkpoint(self, count: int) -> int:
+        found = count
+        if count > 8:
+            power = math.ceil(math.log(count / 8) / math.log(_RATIO) - 1e-9)
+            found = max(count, math.ceil(8 * _RATIO**power))
+        return min(found, self.planned) if self.planned is not None and count <= self.planned else found
+
+    def affords(self, profile: Counted, limit: float) -> bool:
+        """Whether epsilon stays at or below ``limit``; exact, by bisection once per kind of event."""
+        if self.bound(profile) <= limit:
+            return True
+        if len(profile) != 1:
+            return self.exact(profile) <= limit
+        event, count = profile[0]
+        key = (event, limit)
+        if key not in self._affordable:
+            self._affordable[key] = largest_count(lambda n: self.exact(((event, n),)) <= limit, self._checkpoint(count))
+        return count <= self._affordable[key]
+
+
+def largest_count(fits: Callable[[int], bool], above: int) -> int:
+    """Largest n >= 0 with ``fits(n)``, for a property that holds up to some n below ``above`` and never after.
+
+    >>> largest_count(lambda n: n * n <= 50, 100)
+    7
+    """
+    low, high = 0, above
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def smallest_level(epsilon_at: Callable[[float], float], target: float, tolerance: float = 1e-4) -> float:
+    """Smallest noise level, to a relative ``tolerance`` from above, with ``epsilon_at(level) <= target``.
+
+    Args:
+        epsilon_at: non-increasing in the level.
+        target: epsilon > 0.
+    Raises:
+        ValueError: even a million times more noise does not reach the target.
+    """
+    low, high = 0.0, 1.0
+    while epsilon_at(high) > target:
+        low, high = high, 2 * high
+        if high > 1e6:
+            raise ValueError(
+                f"no noise level up to {high:g} reaches epsilon {target:g}; raise target_epsilon or run fewer steps"
+            )
+    if low == 0.0:
+        low = high / 2
+        while low > 1e-6 and epsilon_at(low) <= target:
+            low, high = low / 2, low
+    while high / low > 1 + tolerance:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if epsilon_at(middle) > target else (low, middle)
+    return high
