@@ -30,6 +30,9 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, bool):
         return value
+    for plain in (int, float):  # exact types: the writer refuses subclasses
+        if isinstance(value, plain):
+            return plain(value)
     return str(value)

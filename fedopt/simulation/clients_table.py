@@ -19,21 +19,28 @@ def clients_rows(parts: Parts, params: torch.Tensor, evaluate: str, ended: Finis
     data, state = parts.data, parts.server.state
     population = data.clients.num_clients
     evaluated = _evaluated(population) if evaluate == "end" and ended.status != "diverged" else []
-    local = parts.engine.evaluate_clients(params, evaluated) if evaluated else {}
+    local = _local_metrics(parts, params, evaluated) if evaluated else {}
     rows = []
     for client in sorted({*state.tasks, *evaluated}):
         row: dict[str, Any] = {"client_id": client, "num_examples": int(data.clients.sizes()[client])}
         row["class_counts"] = _class_counts(parts, client)
-        if client in local:
-            found = local[client]
-            row |= {
-                "metric_name": found["metric_name"],
-                "local_metric": found["metric_value"],
-                "local_loss": found["loss"],
-                "num_test_examples": found["num_examples"],
-            }
+        row |= local.get(client, {})
         rows.append(row)
     return rows
+
+
+def _local_metrics(parts: Parts, params: torch.Tensor, clients: list[int]) -> dict[int, dict[str, Any]]:
+    found = parts.engine.evaluate_clients(params, clients)
+    columns = zip(found.metrics.tolist(), found.losses.tolist(), found.num_examples.tolist(), strict=True)
+    return {
+        client: {
+            "metric_name": found.metric_name,
+            "local_metric": metric,
+            "local_loss": loss,
+            "num_test_examples": examples,
+        }
+        for client, (metric, loss, examples) in zip(clients, columns, strict=True)
+    }
 
 
 def _evaluated(population: int) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,9 @@ class StateStore:
         self._rows_in_memory = max(1, memory_bytes // max(1, 4 * self._width))
         self._slot: dict[int, int] = {}
         self._memory: list[np.ndarray] = []
-        self._folder, self._file, self._mapped = folder, None, None
+        self._folder = folder
+        self._file: int | None = None  # descriptor of an unlinked file: the system frees it with the process
+        self._mapped: np.ndarray | None = None
         self._capacity = 0
 
     def __len__(self) -> int:
@@ -77,9 +82,12 @@ class StateStore:
     def _grow(self, rows: int) -> None:
         self._capacity = max(rows, 2 * self._capacity, 256)
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
-        self._file.truncate(self._capacity * self._width * 4)
-        self._mapped = np.memmap(self._file, dtype=np.float32, mode="r+", shape=(self._capacity, self._width))
+            self._file, name = tempfile.mkstemp(dir=self._folder, prefix="fedopt-states-")
+            os.unlink(name)
+            weakref.finalize(self, os.close, self._file)
+        size = self._capacity * self._width * 4
+        os.ftruncate(self._file, size)
+        self._mapped = np.frombuffer(mmap.mmap(self._file, size), dtype=np.float32).reshape(-1, self._width)
 
     def snapshot(self) -> dict[str, Any]:
         """All states as plain arrays, for a checkpoint."""
