@@ -1,0 +1,30 @@
+"""Linear regression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from fedopt.models._shapes import num_inputs, require_kind
+from fedopt.models.base import Model
+from fedopt.types import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class LinearRegression(Model):
+    """One linear layer from the flattened input to the predicted values: a quadratic problem with the squared loss.
+
+    ``[batch, *input_shape] -> [batch, num_outputs]``; ``num_inputs * num_outputs`` weights plus the biases.
+    """
+
+    bias: bool = Field(True, description="whether there is a bias per output")
+
+    def build(self, task: Task) -> nn.Module:
+        """Flatten, Linear."""
+        from torch import nn
+
+        require_kind(task, ("regression",), self.kind())
+        return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs(task), task.num_outputs, bias=self.bias))
