@@ -39,10 +39,11 @@ def windows(
     Raises:
         ValueError: one side is empty.
     """
-    token = {character: index for index, character in enumerate(characters)}
+    code_points = np.array([ord(character) for character in characters], dtype=np.uint32)
     pieces: dict[bool, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {False: [], True: []}
     for document in documents:
-        tokens = np.fromiter((token[c] for c in document.text), dtype=np.int64, count=len(document.text))
+        written = np.frombuffer(document.text.encode("utf-32-le"), dtype="<u4")
+        tokens = np.searchsorted(code_points, written).astype(np.int64)
         count = (len(tokens) - 1) // sequence
         inputs = tokens[: count * sequence].reshape(count, sequence)
         targets = tokens[1 : count * sequence + 1].reshape(count, sequence)

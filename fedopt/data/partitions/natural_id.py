@@ -58,9 +58,7 @@ class NaturalId(Partition):
 
 def _divided(codes: np.ndarray, owners: int, clients: int, rng: np.random.Generator) -> ClientIndex:
     sizes = np.bincount(codes, minlength=owners)
-    counts = proportional_sizes(sizes.astype(np.float64), clients, 1)
-    if (counts > sizes).any():
-        raise ValueError(f"an owner with {int(sizes.min())} example(s) cannot be divided further: use fewer clients")
+    counts = proportional_sizes(sizes.astype(np.float64), clients, 1)  # never more clients than examples of an owner
     result, first = np.empty(len(codes), dtype=np.int64), 0
     for owner in range(owners):
         members = rng.permutation(np.flatnonzero(codes == owner))
