@@ -1,0 +1,86 @@
+"use strict";
+// Draws every plot of the page in the colours of the current theme; redraws on theme change, resize and print.
+(() => {
+  const style = () => getComputedStyle(document.documentElement);
+
+  // Figures name CSS variables instead of colours; replace them by their present values.
+  const themed = (value, css) => {
+    if (typeof value === "string") {
+      return value.startsWith("var(") ? css.getPropertyValue(value.slice(4, -1)).trim() : value;
+    }
+    if (Array.isArray(value)) return value.map((item) => themed(item, css));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item, css)]));
+    }
+    return value;
+  };
+
+  const merged = (base, over) => {
+    const result = { ...base };
+    for (const [key, value] of Object.entries(over)) {
+      const both = value && typeof value === "object" && !Array.isArray(value) && typeof base[key] === "object";
+      result[key] = both ? merged(base[key], value) : value;
+    }
+    return result;
+  };
+
+  const baseLayout = (width) => {
+    const axis = {
+      gridcolor: "var(--grid)", linecolor: "var(--line)", zerolinecolor: "var(--line)",
+      automargin: true, title: { standoff: 10 }, nticks: width < 480 ? 5 : 9,
+    };
+    return {
+      autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: width < 480 ? 11 : 13, color: "var(--text)" },
+      margin: { l: 48, r: 14, t: 26, b: 40 }, hovermode: "closest", showlegend: true,
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+      hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--line)", font: { color: "var(--text)" } },
+      xaxis: axis, yaxis: axis,
+    };
+  };
+
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  };
+
+  const cards = [...document.querySelectorAll("[data-plot]")].map((element) => ({
+    plot: element.querySelector(".plot"),
+    spec: JSON.parse(element.querySelector("script").textContent),
+    radios: [...element.querySelectorAll("input[type=radio]")],
+  }));
+
+  const draw = ({ plot, spec, radios }) => {
+    const css = style();
+    const width = plot.clientWidth;
+    const view = spec.views[Number(radios.find((radio) => radio.checked)?.value ?? 0)];
+    const layout = merged(baseLayout(width), spec.layout);
+    let traces = spec.traces;
+    if (view) {
+      traces = traces.map((trace, i) => ({ ...trace, x: view.x[i] }));
+      layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat });
+    }
+    if (traces.length < 2 && spec.layout.showlegend === undefined) layout.showlegend = false;
+    return Plotly.react(plot, themed(traces, css), themed(layout, css), config);
+  };
+
+  // One plot at a time, with a pause for the browser in between: the page stays usable while it fills.
+  let run = 0;
+  const drawAll = async () => {
+    const mine = ++run;
+    delete document.documentElement.dataset.plots;
+    for (const card of cards) {
+      if (mine !== run) return;
+      await draw(card);
+      await new Promise((resolve) => { setTimeout(resolve, 0); });
+    }
+    document.documentElement.dataset.plots = String(cards.length);
+  };
+
+  cards.forEach((card) => card.radios.forEach((radio) => radio.addEventListener("change", () => draw(card))));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  matchMedia("print").addEventListener("change", drawAll);
+  let pending;
+  addEventListener("resize", () => { clearTimeout(pending); pending = setTimeout(drawAll, 150); });
+  drawAll();
+})();

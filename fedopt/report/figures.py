@@ -1,0 +1,148 @@
+"""Plots as plain dictionaries in the form Plotly's script reads, with the table and the words that go with them.
+
+Colours are names of CSS variables (``var(--series-1)``), resolved in the browser, so that one figure serves light,
+dark and print. No Plotly objects are built: making a report takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MAX_POINTS = 2000
+MAX_TABLE_ROWS = 100
+
+Numbers = Sequence[float | None] | np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """One choice of horizontal axis: a label, the axis title, and x for every trace."""
+
+    label: str
+    title: str
+    x: tuple[list[Any], ...]
+    tickformat: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot.
+
+    Args:
+        name: identifier, unique on the page.
+        title: heading.
+        alt: what the plot shows, in words, for those who cannot see it.
+        traces: Plotly traces.
+        layout: Plotly layout, merged over the page's.
+        columns, rows: the same numbers as a table.
+        caption: what to know when reading it.
+        views: choices of horizontal axis; the first is shown first.
+        wide: takes the full width of the page.
+        height: CSS pixels.
+    """
+
+    name: str
+    title: str
+    alt: str
+    traces: list[dict[str, Any]]
+    layout: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    caption: str = ""
+    views: tuple[View, ...] = ()
+    wide: bool = False
+    height: int = 340
+
+    def spec(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        views = [{"label": v.label, "title": v.title, "x": v.x, "tickformat": v.tickformat} for v in self.views]
+        return {"traces": self.traces, "layout": self.layout, "views": views}
+
+
+def series(index: int) -> str:
+    """Colour of the i-th series, from 0."""
+    return f"var(--series-{index % 8 + 1})"
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """A Plotly axis with a title."""
+    return {"title": {"text": title}, **more}
+
+
+def line(name: str, x: Any, y: Any, color: int = 0, **more: Any) -> dict[str, Any]:
+    """A line; with markers if there are few points."""
+    mode = "lines+markers" if len(y) <= 60 else "lines"
+    style = {"line": {"color": series(color), "width": 2}, "marker": {"color": series(color), "size": 5}}
+    return {"type": "scatter", "name": name, "x": plain(x), "y": plain(y), "mode": mode, **style, **more}
+
+
+def bars(name: str, x: Any, y: Any, color: int = 0, **more: Any) -> dict[str, Any]:
+    """Bars."""
+    marker = {"color": series(color)}
+    return {"type": "bar", "name": name, "x": plain(x), "y": plain(y), "marker": marker, **more}
+
+
+def plain(values: Any) -> list[Any]:
+    """A list JSON can hold: NaN and infinities become gaps, floats lose digits nobody sees."""
+    found: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [_plain_value(value) for value in found]
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def thin(values: Numbers, limit: int = MAX_POINTS) -> np.ndarray:
+    """Positions of at most ``limit`` points that keep the shape of a curve.
+
+    Every bucket of neighbours keeps its lowest and highest point, so peaks survive; first and last stay too. Missing
+    and infinite points are dropped.
+
+    >>> thin([1.0, None, 3.0]).tolist()
+    [0, 2]
+    """
+    y = np.array([np.nan if v is None else v for v in values], dtype=float)
+    kept = np.flatnonzero(np.isfinite(y))
+    if len(kept) <= limit:
+        return kept
+    chosen = {int(kept[0]), int(kept[-1])}
+    for bucket in np.array_split(kept, max(1, limit // 2 - 1)):
+        chosen |= {int(bucket[y[bucket].argmin()]), int(bucket[y[bucket].argmax()])}
+    return np.array(sorted(chosen))
+
+
+def evenly(count: int, limit: int) -> np.ndarray:
+    """At most ``limit`` positions of ``count``, spread evenly, first and last among them.
+
+    >>> evenly(10, 4).tolist(), evenly(3, 100).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.arange(count) if count <= limit else np.unique(np.linspace(0, count - 1, limit).round().astype(int))
+
+
+def table_rows(columns: Mapping[str, Sequence[Any]], limit: int = MAX_TABLE_ROWS) -> list[list[Any]]:
+    """Rows of a table from columns, thinned evenly."""
+    values = list(columns.values())
+    return [[column[i] for column in values] for i in evenly(len(values[0]) if values else 0, limit).tolist()]
+
+
+def histogram(values: np.ndarray, limit: int = 40) -> tuple[list[str], list[int]]:
+    """Counts of non-negative integers, one bar each, or in equal ranges when there are more than ``limit``.
+
+    >>> histogram(np.array([0, 0, 2]))
+    (['0', '1', '2'], [2, 0, 1])
+    """
+    if len(values) == 0:
+        return [], []
+    low, high = int(values.min()), int(values.max())
+    width = (high - low) // limit + 1
+    counts = np.bincount((values.astype(int) - low) // width)
+    starts = [low + i * width for i in range(len(counts))]
+    return [str(s) if width == 1 else f"{s}–{s + width - 1}" for s in starts], counts.tolist()
