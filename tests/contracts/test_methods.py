@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedopt.components import components, dump
 from fedopt.engine.base import DenseUpdates
 from fedopt.types import Bound, Public, ReplyMeta
 
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "algorithms"
 METHODS = components("fedopt.aggregators")
 PUBLIC = Public(
     num_clients=10,
@@ -98,6 +100,13 @@ def test_is_documented(method):
     assert method.references()
     for name, field in type(method).model_fields.items():
         assert field.description, f"{type(method).__name__}.{name} has no description"
+
+
+def test_has_a_page_with_every_option(method):
+    page = (PAGES / f"{method.kind()}.md").read_text()
+    missing = [name for name in type(method).model_fields if f"`{name}`" not in page]
+    assert not missing, f"docs/algorithms/{method.kind()}.md lacks {missing}"
+    assert all(word in page for word in ("**Source.**", "**Status.**", "**What our tests show.**"))
 
 
 def test_shows_its_settings_and_survives_a_round_trip(method):
