@@ -267,13 +267,13 @@ def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ..
         case "missing":
             return "is required"
         case "greater_than":
-            return f"must be > {context['gt']}, got {given!r}"
+            return f"must be > {context['gt']:g}, got {given!r}"
         case "greater_than_equal":
-            return f"must be >= {context['ge']}, got {given!r}"
+            return f"must be >= {context['ge']:g}, got {given!r}"
         case "less_than":
-            return f"must be < {context['lt']}, got {given!r}"
+            return f"must be < {context['lt']:g}, got {given!r}"
         case "less_than_equal":
-            return f"must be <= {context['le']}, got {given!r}"
+            return f"must be <= {context['le']:g}, got {given!r}"
         case "literal_error":
             near = difflib.get_close_matches(str(given), context["expected"].replace("'", "").split(), n=1)
             hint = f"; did you mean {near[0].strip(',')}?" if near else ""
@@ -281,7 +281,8 @@ def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ..
         case "value_error":
             return str(context.get("error", item["msg"]))
         case _:
-            return f"{item['msg'][0].lower()}{item['msg'][1:]}, got {given!r}"
+            text = item["msg"].replace("Input should be", "must be").replace("valid integer", "whole number")
+            return f"{text[0].lower()}{text[1:]}, got {given!r}"
 
 
 def dump(settings: Any) -> Any:

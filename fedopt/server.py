@@ -346,6 +346,8 @@ class Server:
         # A client that protects its own examples has paid once its reply is out, whatever becomes of it.
         steps = state.tally.local_steps
         steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
+        if self.mechanism is not None and self.mechanism.paid_on_arrival:
+            state.tally.record(self.mechanism.next_events(state.mechanism, self.public), [flight.client])
         commands = self._admit(flight, event.time)
         if self._immediately():
             self._free(flight.client)
@@ -461,10 +463,13 @@ class Server:
                 reduced, len(event.batch.metas), state.step + 1, state.mechanism, self.noise, self.public
             )
             released, state.mechanism, facts = release.values, release.state, release.facts
-            state.tally.record(release.events, [flight.client for flight in flights])
+            if not self.mechanism.paid_on_arrival:
+                state.tally.record(release.events, [flight.client for flight in flights])
         outcome = self.method.step(state.method, released, self.public)
         state.method = outcome.state
         commands += self._count_step(flights, event, facts, outcome.new_version, now)
+        in_use = {state.version, *(f.version for f in (*state.in_flight.values(), *state.arrived.values()))}
+        state.method = self.method.forget(state.method, in_use)
         return [*commands, *self._continue(outcome.exchange, flights, now)]
 
     def _count_step(

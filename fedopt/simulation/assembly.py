@@ -145,6 +145,8 @@ def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Publ
         seconds_per_task=_expected_seconds(scenario, data, clock),
         horizon=scenario.run.server_steps,
         seed=scenario.seed,
+        expected_ceil=getattr(clock.compute, "expected_ceil", None),
+        concurrency=scenario.sampling.concurrency(clients),
     )
     close = scenario.aggregator.plan(None, public).close
     return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public

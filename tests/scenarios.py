@@ -1,0 +1,42 @@
+"""Small scenarios for tests: real digits, seconds at most."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from fedopt.scenario import Scenario, from_mapping
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "seed": 3,
+    "data": {"kind": "digits", "clients": 12, "partition": {"kind": "dirichlet", "alpha": 0.5}},
+    "model": {"kind": "logistic_regression"},
+    "client": {"kind": "sgd", "lr": 0.2, "batch_size": 20, "epochs": 1},
+    "devices": {"compute": {"kind": "half_normal", "scale": 1.0}},
+    "sampling": {"kind": "fixed", "cohort_size": 4},
+    "aggregator": {"kind": "fedavg"},
+    "run": {"server_steps": 6, "evaluate_every": 2, "checkpoint_every": 2},
+    "engine": {"device": "cpu", "threads": 1, "formulation": "loop", "chunk": 8},
+}
+BUFFERED: dict[str, Any] = {
+    "sampling": {"kind": "uniform", "concurrency": 6},
+    "aggregator": {"kind": "fedbuff", "buffer_size": 3},
+}
+
+
+def mapping(**changes: Any) -> dict[str, Any]:
+    """The small scenario with top-level keys replaced; ``a__b=value`` sets a nested key."""
+    body = copy.deepcopy(SMALL)
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        inner = body
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return body
+
+
+def small(**changes: Any) -> Scenario:
+    """The small scenario, checked."""
+    return from_mapping(mapping(**changes))
