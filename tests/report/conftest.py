@@ -179,6 +179,12 @@ def make_run(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A finished private run to look at, shared: tests must not change it."""
+    return fabricate(tmp_path_factory.mktemp("shared") / "run")
+
+
+@pytest.fixture(scope="session")
 def browser():
     """The module ``browser.py`` beside this file."""
     spec = importlib.util.spec_from_file_location("report_browser", Path(__file__).with_name("browser.py"))

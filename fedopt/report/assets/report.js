@@ -35,14 +35,16 @@
       margin: { l: 48, r: 14, t: 26, b: 40 }, hovermode: "closest", showlegend: true,
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
       hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--line)", font: { color: "var(--text)" } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: "var(--muted)", activecolor: "var(--link)" },
       xaxis: axis, yaxis: axis,
     };
   };
 
-  const config = {
-    responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-  };
+  // Named buttons only: none of them sends anything anywhere. On narrow screens they would cover the plot.
+  const config = (width) => ({
+    responsive: true, displaylogo: false, displayModeBar: width < 480 ? false : "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  });
 
   const cards = [...document.querySelectorAll("[data-plot]")].map((element) => ({
     plot: element.querySelector(".plot"),
@@ -61,7 +63,7 @@
       layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat });
     }
     if (traces.length < 2 && spec.layout.showlegend === undefined) layout.showlegend = false;
-    return Plotly.react(plot, themed(traces, css), themed(layout, css), config);
+    return Plotly.react(plot, themed(traces, css), themed(layout, css), config(width));
   };
 
   // One plot at a time, with a pause for the browser in between: the page stays usable while it fills.
@@ -80,7 +82,14 @@
   cards.forEach((card) => card.radios.forEach((radio) => radio.addEventListener("change", () => draw(card))));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   matchMedia("print").addEventListener("change", drawAll);
+  // Phones change the height while scrolling; only a new width needs new plots.
   let pending;
-  addEventListener("resize", () => { clearTimeout(pending); pending = setTimeout(drawAll, 150); });
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(pending);
+    pending = setTimeout(drawAll, 150);
+  });
   drawAll();
 })();

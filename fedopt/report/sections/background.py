@@ -50,4 +50,4 @@ def environment_section(run: RunData) -> Section:
     if not rows:
         return Section("environment", "Environment", [])
     shown = text.table(("what", "value"), rows, "What fixes the bits of this run.")
-    return Section("environment", "Environment", [f'<div class="words">{shown}</div>'])
+    return Section("environment", "Environment", [f'<div class="words whole">{shown}</div>'])

@@ -14,6 +14,7 @@ from fedopt.report.run_data import RunData
 SHOWN_CLIENTS = 100
 STACKED_CLIENTS = 20
 STACKED_CLASSES = 8
+NAMED_CLASSES = 30
 _HEAT = [[0, "var(--heat-0)"], [0.5, "var(--heat-1)"], [1, "var(--heat-2)"]]
 
 
@@ -101,6 +102,9 @@ def _heat_map(counts: np.ndarray, names: list[str], clients: list[str]) -> tuple
         "hovertemplate": "client %{x}, class %{y}<br>%{customdata} examples, %{z:.1%}<extra></extra>",
     }
     layout = {"xaxis": figures.axis("client", type="category"), "yaxis": figures.axis("class", type="category")}
+    if len(names) <= NAMED_CLASSES:
+        layout["yaxis"]["dtick"] = 1  # every class has its name
+
     return [trace], layout
 
 

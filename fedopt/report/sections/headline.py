@@ -52,8 +52,14 @@ def _metric_cards(run: RunData) -> list[Card]:
 def _privacy_cards(run: RunData) -> list[Card]:
     if run.privacy is None:
         return []
-    known = {**run.privacy, **{k: v for k, v in run.summary.items() if k in ("epsilon", "delta") and v is not None}}
+    known = claim_of(run)
     return [Card("Epsilon", text.number(known.get("epsilon")), privacy_terms(known))]
+
+
+def claim_of(run: RunData) -> dict[str, Any]:
+    """``privacy.json`` with the final epsilon and delta: of the summary if it has them, so both always agree."""
+    stated = {k: run.summary[k] for k in ("epsilon", "delta") if run.summary.get(k) is not None}
+    return {**(run.privacy or {}), **stated}
 
 
 def privacy_terms(known: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from fedopt.report import figures, text
 from fedopt.report.figures import Figure
 from fedopt.report.page import Section
 from fedopt.report.run_data import RunData
-from fedopt.report.sections.headline import privacy_terms
+from fedopt.report.sections.headline import claim_of, privacy_terms
 
 _LEDGER_ROWS = 200
 
@@ -24,16 +24,10 @@ def section(run: RunData) -> Section:
     """Empty without a ``privacy.json``."""
     if run.privacy is None:
         return Section("privacy", "Privacy", [])
-    known = {**run.privacy, "epsilon": _last(run, "epsilon", "epsilon"), "delta": _last(run, "delta", "delta")}
+    known = claim_of(run)
     plots = (_epsilon(run), _metric_by_epsilon(run), _norms(run), _clip_fraction(run), _noise_to_signal(run))
     blocks: list[Figure | str] = [_in_words(known), *(f for f in plots if f is not None)]
     return Section("privacy", "Privacy", [*blocks, _assumptions(known), _ledger(known)])
-
-
-def _last(run: RunData, column: str, key: str) -> float | None:
-    assert run.privacy is not None
-    spent = [v for v in run.round_column(column) if v is not None]
-    return spent[-1] if spent else run.privacy.get(key)
 
 
 def attack_bounds(epsilon: float, delta: float) -> dict[str, float]:
@@ -101,7 +95,7 @@ def _over_steps(run: RunData, columns: dict[str, str], unit: str, **about: Any) 
 
 
 def _epsilon(run: RunData) -> Figure | None:
-    delta = text.number(_last(run, "delta", "delta"))
+    delta = text.number(claim_of(run).get("delta"))
     return _over_steps(
         run,
         {"epsilon": "epsilon"},
@@ -202,7 +196,8 @@ def _assumptions(known: dict[str, Any]) -> str:
     rows = [[key.replace("_", " "), _compact(known[key])] for key in _TERMS if known.get(key) is not None]
     given = [str(sentence) for sentence in known.get("assumptions") or []]
     listed = text.bullet_list(given) if given else ""
-    return f'<h3>Assumptions</h3>{listed}<div class="words">{text.table(("term", "value"), rows, "The claim")}</div>'
+    terms = text.table(("term", "value"), rows, "The claim")
+    return f'<h3>Assumptions</h3>{listed}<div class="words whole">{terms}</div>'
 
 
 def _ledger(known: dict[str, Any]) -> str:
@@ -211,7 +206,7 @@ def _ledger(known: dict[str, Any]) -> str:
         return "<h3>Ledger</h3>" + text.paragraphs("No release was recorded.")
     shown = [[i + 1, release.get("count", 1), _release(release)] for i, release in enumerate(releases[:_LEDGER_ROWS])]
     first = f", the first {_LEDGER_ROWS} shown" if len(releases) > _LEDGER_ROWS else ""
-    caption = f"{len(releases)} kinds of release{first}; complete in privacy.json."
+    caption = f"Entries: {len(releases)}{first}; complete in privacy.json."
     entries = text.table(("entry", "times", "release"), shown, caption)
     return f'<h3>Ledger</h3><div class="words">{entries}</div>{_client_ledgers(known)}{_audit(known)}'
 
