@@ -230,6 +230,8 @@ class ExampleClipping:
         per_layer: C_l of every parameter tensor, or None for one norm over all.
         stability: gamma of automatic clipping.
         noise_purpose: name of the simulated noise stream; never a public one.
+        difference_clipping_norm: largest norm of a difference of one example's gradients at two points, over the
+            distance of the points (gradient-difference work), or None.
     """
 
     clipping_norm: float
@@ -238,6 +240,7 @@ class ExampleClipping:
     per_layer: tuple[float, ...] | None = None
     stability: float = 0.01
     noise_purpose: str = "dp_sgd_noise"
+    difference_clipping_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ class PrivacyAccounting:
 
     # ---- profiles ----------------------------------------------------------------------------------------------
 
-    def planned_profile(self) -> Counted:
-        """What one unit pays over the planned run.
+    def planned_profiles(self) -> list[Counted]:
+        """Ledgers after the planned run, whose largest epsilon is the run's.
 
         Raises:
             ValueError: the run has no planned length.
@@ -66,14 +66,22 @@ class PrivacyAccounting:
         if self.participations is None:
             raise ValueError("the run has no planned length; set run.server_steps or privacy.max_participations")
         releases = self.releases if self.releases is not None else self.participations
-        planned = self.mechanism.planned_events(releases, self.participations, self.public, self.scenario)
         tally = Tally()
+        if self.mechanism.client_ledgers and self.public.num_examples is not None:
+            for client in range(self.public.num_clients):
+                tally.local_steps[client] = self.participations * self._steps_of(client)
+            return self.profiles(tally)
+        planned = self.mechanism.planned_events(releases, self.participations, self.public, self.scenario)
         for event, count in planned:
             tally.events.append((event,))
             tally.releases.append(count)
             tally.most.append(count)
             tally.participations.append({0: count})
-        return sampled_profile(tally, self.probability)
+        return [sampled_profile(tally, self.probability)]
+
+    def _steps_of(self, client: int) -> int:
+        """Local steps of one task of a client, where clients keep ledgers."""
+        return int(self.mechanism.steps_of(client, self.public, self.scenario))  # type: ignore[attr-defined]
 
     def profiles(self, tally: Tally) -> list[Counted]:
         """Ledgers whose largest epsilon is the run's: one, or the worst of the clients' own."""
@@ -107,8 +115,7 @@ class PrivacyAccounting:
         if self.mechanism.client_ledgers:
             ahead = Tally(local_steps=dict(tally.local_steps))
             for client in range(self.public.num_clients):
-                steps = self.mechanism.steps_of(client, self.public, self.scenario)  # type: ignore[attr-defined]
-                ahead.local_steps[client] = ahead.local_steps.get(client, 0) + steps
+                ahead.local_steps[client] = ahead.local_steps.get(client, 0) + self._steps_of(client)
             return self.profiles(ahead)
         limit = None if self.claim.kind == "poisson" else self.privacy.max_participations
         return [with_next(profile, events, self.probability, limit) for profile in self.profiles(tally)]

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Counted = tuple[tuple["Event", int], ...]  # events with how often each happens to one unit
 
 
+class NeedsDimension(ValueError):
+    """The noise depends on the number of parameters, which only a model knows."""
+
+
 class Noise(Protocol):
     """Source of randomness for privacy: named seeded streams in simulation, the operating system when deployed."""
 
@@ -110,7 +114,8 @@ class Mechanism(Settings):
     Class facts: ``trusts`` and ``units`` the mechanism is valid for; ``anonymous`` replies carry no client ids;
     ``unit_weights`` every reply must count with weight 1; ``client_ledgers`` the guarantee is paid for inside clients'
     training; ``own_parts`` names of parts that ``on_client`` adds for the mechanism itself: their plain means over the
-    expected cohort come to ``release`` and never reach the aggregator.
+    expected cohort come to ``release`` and never reach the aggregator; ``paid_on_arrival`` the server sees single
+    replies, so a client pays for every reply that arrives, used or not.
     """
 
     trusts: ClassVar[tuple[str, ...]] = ("central",)
@@ -119,6 +124,11 @@ class Mechanism(Settings):
     unit_weights: ClassVar[bool] = False
     client_ledgers: ClassVar[bool] = False
     own_parts: ClassVar[tuple[str, ...]] = ()
+    paid_on_arrival: ClassVar[bool] = False
+
+    def prepared(self, scenario: Any, public: Public) -> Mechanism:
+        """The mechanism with what it must know of the run (schedule, dimension); itself if that is nothing."""
+        return self
 
     @abstractmethod
     def init(self, dimension: int, public: Public) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fedopt.components import Problem
+from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
 from fedopt.privacy.releases import AccountingError
 from fedopt.types import Public
@@ -132,15 +133,18 @@ def _events_have_a_bound(scenario: Scenario) -> Found:
     claim = sampling_claim(scenario, public)
     releases, participations = planned_counts(scenario, claim)
     length = releases if releases is not None else participations if participations is not None else 1
-    mechanism = privacy.mechanism
-    if mechanism.noise_level() is None:
-        mechanism = mechanism.with_noise_level(1.0, length, scenario)
-    accounting = PrivacyAccounting(scenario, mechanism, claim, public, length, participations or 1)
     try:
-        require_relation((event for event, _ in accounting.planned_profile()), privacy.relation)
+        mechanism = privacy.mechanism.prepared(scenario, public)
+        if mechanism.noise_level() is None:
+            mechanism = mechanism.with_noise_level(1.0, length, scenario)
+        accounting = PrivacyAccounting(scenario, mechanism, claim, public, length, participations or 1)
+        for profile in accounting.planned_profiles():
+            require_relation((event for event, _ in profile), privacy.relation)
     except AccountingError as error:
         yield ("privacy", "relation"), str(error)
-    except (ValueError, NotImplementedError) as error:
+    except NeedsDimension:
+        return  # asked again when there is a model
+    except ValueError as error:
         yield ("privacy", "mechanism"), str(error)
 
 
@@ -179,13 +183,14 @@ def _examples_are_protected(scenario: Scenario) -> Found:
     privacy = scenario.privacy
     assert privacy is not None
     clips = type(scenario.client).protected is not ClientWork.protected
-    if privacy.mechanism.example_clipping() is not None and not clips:
+    wanted = type(privacy.mechanism).example_clipping is not Mechanism.example_clipping
+    if wanted and not clips:
         yield (
             ("client", "kind"),
             f"{scenario.client.kind()} does not clip per example, which unit: example needs; use client: "
             "{kind: dp_sgd}",
         )
-    if clips and privacy.mechanism.example_clipping() is None:
+    if clips and not wanted:
         yield (
             ("privacy", "mechanism"),
             f"client {scenario.client.kind()} clips and randomises per example, but mechanism "

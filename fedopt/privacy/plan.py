@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedopt.privacy.accounting import PrivacyAccounting
-from fedopt.privacy.base import Mechanism
+from fedopt.privacy.base import Counted, Mechanism
 from fedopt.sampling.base import SamplingClaim
 from fedopt.types import Public
 
@@ -40,10 +40,10 @@ def plan(scenario: Scenario, public: Public) -> Plan:
     privacy = scenario.privacy
     assert privacy is not None
     claim = sampling_claim(scenario, public)
-    mechanism = privacy.mechanism
+    mechanism = privacy.mechanism.prepared(scenario, public)
     releases, participations = planned_counts(scenario, claim)
     if mechanism.noise_level() is None:
-        mechanism = calibrated(scenario, public, claim)
+        mechanism = calibrated(mechanism, scenario, public, claim)
     accounting = PrivacyAccounting(scenario, mechanism, claim, public, releases, participations)
     return Plan(mechanism, accounting, tuple(_warnings(scenario, claim, public, releases)))
 
@@ -83,7 +83,7 @@ def planned_counts(scenario: Scenario, claim: SamplingClaim) -> tuple[int | None
     return releases, min(known) if known else None
 
 
-def calibrated(scenario: Scenario, public: Public, claim: SamplingClaim) -> Mechanism:
+def calibrated(mechanism: Mechanism, scenario: Scenario, public: Public, claim: SamplingClaim) -> Mechanism:
     """The mechanism with the least noise that meets ``privacy.target_epsilon`` after the planned run.
 
     Raises:
@@ -100,13 +100,21 @@ def calibrated(scenario: Scenario, public: Public, claim: SamplingClaim) -> Mech
         raise ValueError("privacy.target_epsilon needs a planned length: set run.server_steps or max_participations")
     length = releases if releases is not None else participations
 
-    def epsilon_at(level: float) -> float:
-        candidate = privacy.mechanism.with_noise_level(level, length, scenario)
-        accounting = PrivacyAccounting(scenario, candidate, claim, public, releases, participations)
-        return epsilon_of(accounting.planned_profile(), privacy.relation, privacy.delta, privacy.accountant)
+    def profiles_at(level: float) -> list[Counted]:
+        candidate = mechanism.with_noise_level(level, length, scenario)
+        return PrivacyAccounting(scenario, candidate, claim, public, releases, participations).planned_profiles()
 
-    level = smallest_level(epsilon_at, privacy.target_epsilon)
-    return privacy.mechanism.with_noise_level(level, length, scenario)
+    def epsilon(profile: Counted) -> float:
+        return epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant)
+
+    # Which client's ledger is the worst hardly depends on the noise: calibrate for one, check all, correct.
+    worst, level = 0, 0.0
+    while True:
+        level = max(level, smallest_level(lambda z, i=worst: epsilon(profiles_at(z)[i]), privacy.target_epsilon))
+        spent = [epsilon(profile) for profile in profiles_at(level)]
+        worst = spent.index(max(spent))
+        if spent[worst] <= privacy.target_epsilon:
+            return mechanism.with_noise_level(level, length, scenario)
 
 
 def _warnings(scenario: Scenario, claim: SamplingClaim, public: Public, releases: int | None) -> list[str]:

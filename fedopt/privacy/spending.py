@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
+
+from fedopt.components import component
+from fedopt.privacy.accountants.base import Accountant
 from fedopt.privacy.base import Counted
-from fedopt.privacy.events import Composed, NonPrivateEvent, Repeated, flatten, gaussian_mu
-from fedopt.privacy.gaussian_dp import gaussian_epsilon
+from fedopt.privacy.events import Repeated, gaussian_mu
 from fedopt.privacy.releases import Event, Relation
 
+_FIRST_CURVE = 256  # steps of an epsilon curve when the length of the run is not known
 _RATIO = 1.15  # between two checkpoints the epsilon of the next one is an upper bound
 
 
@@ -26,15 +30,14 @@ def epsilon_of(profile: Counted, relation: Relation, delta: float, accountant: s
 
 @lru_cache(maxsize=4096)
 def _epsilon(profile: Counted, relation: Relation, delta: float, accountant: str) -> float:
-    composed = Composed(tuple(Repeated(event, count) for event, count in profile))
-    if any(isinstance(leaf, NonPrivateEvent) for leaf, _ in flatten(composed)):
-        return math.inf
-    mu = gaussian_mu(composed, relation)
-    if mu is not None and accountant == "pld":
-        return gaussian_epsilon(mu, delta)  # the exact curve, which a discretised one can only exceed
-    from fedopt.privacy.accountants import accountant_of
+    return float(accountant_of(accountant).epsilon([Repeated(event, n) for event, n in profile], delta, relation))
 
-    return float(accountant_of(accountant, relation).epsilon(composed, delta))
+
+def accountant_of(kind: str) -> Accountant:
+    """The accountant of a scenario's ``privacy.accountant``."""
+    made = component("fedopt.privacy.accountants", kind)()
+    assert isinstance(made, Accountant)
+    return made
 
 
 class Spending:
@@ -48,6 +51,7 @@ class Spending:
     def __init__(self, relation: Relation, delta: float, accountant: str, planned: int | None):
         self.relation, self.delta, self.accountant, self.planned = relation, delta, accountant, planned
         self._affordable: dict[tuple[Event, float], int] = {}
+        self._curves: dict[Event, np.ndarray] = {}
 
     def exact(self, profile: Counted) -> float:
         """Epsilon of exactly these events."""
@@ -60,7 +64,22 @@ class Spending:
         """
         if all(gaussian_mu(event, self.relation) is not None for event, _ in profile):
             return self.exact(profile)
+        if len(profile) == 1:
+            return self._on_curve(*profile[0])
         return self.exact(tuple((event, self._checkpoint(count)) for event, count in profile))
+
+    def _on_curve(self, event: Event, count: int) -> float:
+        """From the curve of this event over the planned run; a longer one is made when it is outgrown."""
+        curve = self._curves.get(event, np.zeros(0))
+        if count >= len(curve):
+            length = self.planned if self.planned and count <= self.planned else max(_FIRST_CURVE, 2 * count)
+            steps = np.arange(length + 1)
+            made = accountant_of(self.accountant).epsilon_curve(event, steps, self.delta, self.relation)
+            # A new curve has its checkpoints elsewhere: what was shown before stays a lower limit of what is shown.
+            made[len(curve) :] = np.maximum(made[len(curve) :], curve[-1] if len(curve) else 0.0)
+            made[: len(curve)] = curve
+            self._curves[event] = curve = made
+        return float(curve[count])
 
     def _checkpoint(self, count: int) -> int:
         found = count

@@ -52,6 +52,24 @@ def norm_bound(clipping_norm: float, public: Public) -> Bound:
     return Bound(clipping_norm, l1, clipping_norm)
 
 
+def part_dimension(batch: UpdateBatch) -> int:
+    """Coordinates of one row, without building rows."""
+    import torch
+
+    return int(batch.weighted_sum(torch.zeros(len(batch), dtype=torch.float64)).numel())
+
+
+def withheld(reduced: Mapping[str, tuple[torch.Tensor, Bound | None]], like: int) -> dict[str, torch.Tensor]:
+    """Zeros in place of every part: secure aggregation or the shuffler aborted, nothing was released."""
+    return {name: value.new_zeros(like, dtype=_float32()) for name, (value, _) in reduced.items()}
+
+
+def _float32() -> torch.dtype:
+    import torch
+
+    return torch.float32
+
+
 def normal(noise: Noise, like: torch.Tensor, std: float, *ids: int) -> torch.Tensor:
     """``N(0, std^2)`` shaped like ``like``, from the generator of these ids; exact zeros for std 0 without a draw."""
     import torch

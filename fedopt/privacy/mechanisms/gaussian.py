@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import Field
-
-from fedopt.privacy.base import ClientContext, ClientResult, Counted, Mechanism, Noise, Release
-from fedopt.privacy.mechanisms._parts import add_central_noise, chosen, clip, gaussian_event, norm_bound
+from fedopt.privacy.base import ClientContext, ClientResult, Noise, Release
+from fedopt.privacy.mechanisms._multiplier import PerRelease
+from fedopt.privacy.mechanisms._parts import add_central_noise, clip, gaussian_event
 from fedopt.types import Bound, Public
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ class State(NamedTuple):
     """The mechanism keeps nothing."""
 
 
-class Gaussian(Mechanism):
+class Gaussian(PerRelease):
     """Central Gaussian noise on clipped client updates.
 
     Every reply is scaled to norm at most C = ``clipping_norm`` (all its parts together); the server adds
@@ -41,11 +40,6 @@ class Gaussian(Mechanism):
     Differences from the paper: one clipping norm over all parts of a reply ("flat"), no per-layer split.
     """
 
-    clipping_norm: float = Field(1.0, gt=0, description="largest L2 norm C of one client's contribution")
-    noise_multiplier: float | None = Field(
-        None, ge=0, description="noise std over clipping norm; null calibrates it to privacy.target_epsilon"
-    )
-
     def init(self, dimension: int, public: Public) -> State:
         """Nothing to keep."""
         return State()
@@ -54,10 +48,6 @@ class Gaussian(Mechanism):
         """Clip."""
         clipped, metrics = clip(parts, self.clipping_norm)
         return ClientResult(clipped, metrics)
-
-    def bound(self, part: str, state: State, public: Public) -> Bound:
-        """C, for all parts together."""
-        return norm_bound(self.clipping_norm, public)
 
     def release(
         self,
@@ -69,26 +59,13 @@ class Gaussian(Mechanism):
         public: Public,
     ) -> Release:
         """Add noise to every part."""
-        multiplier = chosen(self.noise_multiplier)
-        released, std = add_central_noise(reduced, multiplier, step, noise)
-        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": multiplier, "noise_std": std}
-        return Release(released, (gaussian_event(multiplier),), state, facts)
+        released, std = add_central_noise(reduced, self.multiplier, step, noise)
+        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": self.multiplier, "noise_std": std}
+        return Release(released, (self.event(public),), state, facts)
 
-    def next_events(self, state: State, public: Public) -> tuple[Event, ...]:
+    def event(self, public: Public) -> Event:
         """One Gaussian."""
-        return (gaussian_event(chosen(self.noise_multiplier)),)
-
-    def noise_level(self) -> float | None:
-        """The noise multiplier."""
-        return self.noise_multiplier
-
-    def with_noise_level(self, level: float, releases: int, scenario: Any) -> Gaussian:
-        """Another noise multiplier."""
-        return self.model_copy(update={"noise_multiplier": level})
-
-    def planned_events(self, releases: int, participations: int, public: Public, scenario: Any) -> Counted:
-        """One Gaussian per participation."""
-        return ((gaussian_event(chosen(self.noise_multiplier)), participations),)
+        return gaussian_event(self.multiplier)
 
     def references(self) -> tuple[str, ...]:
         """Sources."""
