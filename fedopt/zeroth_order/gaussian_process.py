@@ -192,7 +192,7 @@ def _cholesky(
     squared = (norms[..., :, None] + norms[..., None, :] - 2 * gram).clamp_min_(0)
     value, _ = kernel_value_and_slope(kernel, squared, lengthscale)
     value = value * (mask[..., :, None] & mask[..., None, :])
-    diagonal = torch.where(mask, 1.0 + ridge, 1.0).to(value.dtype).expand(value.shape[:-1])
+    diagonal = (1 + ridge * mask.to(value.dtype)).expand(value.shape[:-1])
     return torch.linalg.cholesky(value.diagonal_scatter(diagonal, dim1=-2, dim2=-1))
 
 

@@ -103,7 +103,7 @@ def fit_weights(
     offsets = (points - centre[:, None, :]).float() * mask[..., None]
     gram = _gram(maps, offsets, base, mask.to(points.dtype))
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal += torch.where(mask, ridge, 1.0).to(points.dtype)
+    diagonal += torch.where(mask, torch.full_like(scaled, ridge), torch.ones_like(scaled))
     alpha = torch.cholesky_solve(scaled[..., None], torch.linalg.cholesky(gram)).squeeze(-1) * mask
     weights = alpha.sum(1, keepdim=True) * base.cos() * maps.amplitude
     for piece in _slices(base):

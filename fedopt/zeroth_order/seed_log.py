@@ -4,7 +4,8 @@ A record says: along directions first_index, first_index + 1, ... of the stream 
 each scalar. MeZO, Just-One-Byte, FedKSeed, DeComFL and FeedSign differ in who picks keys and how scalars are combined
 and sent; the log and its replay are the same. Replay is bit for bit, because
 
-* the coefficient -(step_size * scalar) is one double product, rounded to the model's type, and records are applied in order;
+* the coefficient -(step_size * scalar) is one double product, rounded to the model's type;
+* records are applied in order;
 * scalars are stored as they were transmitted (after quantisation), and applied in that form by everybody;
 * models are perturbed on copies, so evaluation leaves no residue.
 """

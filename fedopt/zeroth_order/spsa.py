@@ -20,7 +20,7 @@ import torch
 
 from fedopt import rng
 from fedopt.zeroth_order import one_byte
-from fedopt.zeroth_order.directions import DirectionKind, Directions, uniform
+from fedopt.zeroth_order.directions import DirectionKind, Directions
 from fedopt.zeroth_order.seed_log import Record, apply_
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
@@ -243,15 +243,3 @@ def feedsign_vote(scalars: torch.Tensor) -> float:
 def feedsign_record(step: int, seed: int, vote: float, step_size: float) -> list[Record]:
     """The step everybody takes: length step_size along the common direction; nothing on a tie."""
     return [Record(step, direction_key(seed, step), (vote,), step_size)] if vote else []
-
-
-def private_vote(scalars: torch.Tensor, epsilon: float, key: int) -> float:
-    """A vote that is epsilon-DP for replacing one client's bit: P(+1) = e^(eps n+ / 2) / (e^(eps n+ / 2) + e^(eps n- / 2)).
-
-    A zero scalar counts as +1, so that every client has a bit. The exact form in the paper could not be confirmed;
-    this is the exponential mechanism with counts of sensitivity 1.
-    """
-    positive = int((scalars >= 0).sum())
-    excess = 2 * positive - len(scalars)
-    draw = float(uniform([key], 1))
-    return 1.0 if draw < 1 / (1 + math.exp(-epsilon * excess / 2)) else -1.0
