@@ -1,11 +1,13 @@
-"""The batched formulation: a chain of layers computed for a chunk of clients at once, without autograd.
+"""The batched formulation: a chain of layers computed for a chunk of clients at once.
 
-Two layers of choice: every layer has one weight per client (batched products, updated in place), except that the first
-linear layer may be in dual form (see ``dual.py``). Which of the two is decided per chunk by counting operations.
+Per layer and chunk one of several exact ways: linear layers have one weight per client (batched products, updated in
+place) or the dual form (``dual_core.py``), decided by counting operations; whatever stands in front of the first linear
+layer and is not known by hand (convolutions) is the trunk, computed client by client.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,55 +15,83 @@ import torch
 from torch import nn
 
 from fedopt.engine.base import DenseUpdates, LocalRule
-from fedopt.engine.dual import DualLinear
-from fedopt.engine.layers import Flatten, Linear, ReLU, Stateless
+from fedopt.engine.dual import DualHidden, DualInput
+from fedopt.engine.dual_core import DualLayer
+from fedopt.engine.layers import Dropout, Flatten, Linear, ReLU, Stateless
 from fedopt.engine.losses import loss_and_gradient
 from fedopt.engine.pieces import Piece, PiecewiseUpdates
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.rules import clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.engine.trunk import Trunk
 from fedopt.rng import torch_generator
 
 DualUse = Literal["never", "always", "auto"]
 STATELESS = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.MaxPool2d, nn.AvgPool2d, nn.Softplus)
+KNOWN = (nn.Linear, nn.Flatten, nn.ReLU, nn.Identity, nn.Dropout, *STATELESS)
+WIDE = 2**15  # weights of a hidden layer below this stay in the cache, and the dual form gains nothing
 
 
-def chain_of(module: nn.Module) -> list[nn.Module] | None:
-    """The layers of a (nested) ``nn.Sequential`` of standard layers, or None when there is anything else in it."""
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The layers of a (nested) ``nn.Sequential``; anything else is one layer."""
     if type(module) is nn.Sequential:
-        parts = [chain_of(child) for child in module]
-        return None if any(part is None for part in parts) else [layer for part in parts for layer in part or []]
-    if type(module) is nn.Dropout and module.p > 0:
+        return [layer for child in module for layer in layers_of(child)]
+    return [module]
+
+
+def split_chain(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """Trunk and head of a chain: the head starts behind the last layer that is not known by hand.
+
+    None when there is no such split: not a chain, no linear layer in the head, or a trunk with dropout.
+    """
+    layers = layers_of(module)
+    unknown = [i for i, layer in enumerate(layers) if not _is_known(layer)]
+    cut = unknown[-1] + 1 if unknown else 0
+    trunk, head = layers[:cut], layers[cut:]
+    while trunk and head and isinstance(head[0], nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Flatten):
+        trunk.append(head.pop(0))
+    if not any(isinstance(layer, nn.Linear) for layer in head):
         return None
-    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) != (1, -1):
-        return None
-    known = (nn.Linear, nn.Flatten, nn.ReLU, nn.Identity, nn.Dropout, *STATELESS)
-    return [module] if type(module) in known else None
+    return None if any(_has_state(layer) for layer in trunk) else (trunk, head)
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) != (1, -1):
+        return False
+    return type(layer) in KNOWN
+
+
+def _has_state(layer: nn.Module) -> bool:
+    stateful = (nn.Dropout, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return any(isinstance(each, stateful) for each in layer.modules()) or any(True for _ in layer.buffers())
 
 
 class Batched:
-    """Trains a chunk of clients at once by hand-written layers.
+    """Trains a chunk of clients at once.
 
     Args:
-        task: the model and data; the model must be a chain (``chain_of``) of linear and parameter-free layers.
-        dual: whether the first linear layer may be in dual form.
+        task: the model and data; the model must be a chain that ``split_chain`` accepts.
+        dual: whether linear layers may be in dual form.
     """
 
-    preferred_rows = 8
-
     def __init__(self, task: LossTask, dual: DualUse):
-        layers = chain_of(task.module)
-        if layers is None or task.task.kind not in ("classification", "regression"):
-            raise ValueError("the batched formulation needs an nn.Sequential of standard layers; use loop or vmap")
+        parts = split_chain(task.module)
+        if parts is None or task.task.kind not in ("classification", "regression"):
+            raise ValueError("the batched formulation needs an nn.Sequential ending in linear layers; use loop or vmap")
+        trunk, head = parts
         self.name = "batched" if dual == "never" else "dual"
         self._task, self._dual = task, dual
-        self._layers = [layer for layer in layers if type(layer) not in (nn.Identity, nn.Dropout)]
+        self._trunk = Trunk(
+            copy.deepcopy(nn.Sequential(*trunk)).to(task.device), task.bfloat16, len(task.inputs.shape) == 4
+        )
+        self._has_trunk = bool(trunk)
+        self._head = [layer for layer in head if type(layer) is not nn.Identity]
         self._flat_inputs = task.inputs.flatten(1)
+        self.preferred_rows = 8 if trunk or dual == "never" else 16
 
-    @staticmethod
-    def supports(rule: LocalRule) -> bool:
-        """Every local rule."""
-        return True
+    def supports(self, rule: LocalRule) -> bool:
+        """Every local rule, but per-example clipping only without a trunk."""
+        return rule.example_clipping is None or not self._has_trunk
 
     @torch.no_grad()
     def train(self, chunk: Chunk) -> Trained:
@@ -88,27 +118,41 @@ class Batched:
     def _build(self, chunk: Chunk) -> list[Any]:
         made: list[Any] = []
         begin = 0
-        for layer in self._layers:
+        if self._has_trunk:
+            self._trunk.begin(chunk)
+            made, begin = [self._trunk], self._trunk.spec.size
+        streams = self._dropout_streams(chunk)
+        for layer in self._head:
             if isinstance(layer, nn.Linear):
                 first = all(isinstance(before, Flatten) for before in made)
-                if first and self._use_dual(layer, chunk):
-                    made = [DualLinear(layer, chunk, begin, self._flat_inputs)]
-                else:
-                    made.append(Linear(layer, chunk, begin))
+                one = self._linear(layer, chunk, begin, first)
+                made = [one] if isinstance(one, DualInput) else [*made, one]
                 begin += sum(p.numel() for p in layer.parameters())
             elif isinstance(layer, nn.Flatten):
                 made.append(Flatten())
             elif isinstance(layer, nn.ReLU):
-                made.append(ReLU(bool(made) and isinstance(made[-1], Linear | DualLinear)))
+                made.append(ReLU(bool(made) and isinstance(made[-1], Linear | DualLayer)))
+            elif isinstance(layer, nn.Dropout):
+                made += [Dropout(layer.p, streams, chunk.counts)] if layer.p > 0 else []
             else:
                 made.append(Stateless(layer))
         return made
 
-    def _use_dual(self, layer: nn.Linear, chunk: Chunk) -> bool:
-        if self._dual == "never" or not DualLinear.supports(chunk.rule):
-            return False
-        slots = chunk.indices.shape[1] * chunk.indices.shape[2]
-        return self._dual == "always" or slots <= 3 * layer.out_features + 128
+    def _linear(self, layer: nn.Linear, chunk: Chunk, begin: int, first: bool) -> Any:
+        allowed = self._dual != "never" and DualLayer.supports(chunk.rule)
+        steps, width = chunk.indices.shape[1:]
+        if allowed and first and (self._dual == "always" or steps * width <= 3 * layer.out_features + 128):
+            return DualInput(layer, chunk, begin, self._flat_inputs)
+        wide = layer.weight.numel() >= WIDE and steps * width * width <= 48 * layer.out_features
+        if allowed and not first and (self._dual == "always" or wide):
+            return DualHidden(layer, chunk, begin)
+        return Linear(layer, chunk, begin)
+
+    def _dropout_streams(self, chunk: Chunk) -> list[torch.Generator]:
+        if not any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self._head):
+            return []
+        names = zip(chunk.clients, chunk.tasks, strict=True)
+        return [torch_generator(self._task.device, chunk.seed, "dropout", c, t) for c, t in names]
 
     def _gradient(
         self,
@@ -130,7 +174,7 @@ class Batched:
             totals: sums of batch losses and number of batches ``[2, rows]``, added to.
         """
         indices = chunk.indices[: len(scales), step]
-        outputs = indices if isinstance(layers[0], DualLinear) else self._task.inputs[indices]
+        outputs = indices if isinstance(layers[0], DualInput) else self._task.inputs[indices]
         for layer in layers:
             outputs = layer.forward(outputs, step)
         losses, gradient = loss_and_gradient(self._task.task, outputs, self._task.targets[indices])
@@ -155,8 +199,8 @@ def _apply(layers: list[Any], chunk: Chunk, context: StepContext, scales: torch.
         _reweight(owners, chunk, scales)
     if noise.active:
         context = replace(context, noise=noise.draw(context.rows, scales))
-    duals = [layer for layer in owners if isinstance(layer, DualLinear)]
-    rest = [layer for layer in owners if not isinstance(layer, DualLinear)]
+    duals = [layer for layer in owners if isinstance(layer, DualLayer)]
+    rest = [layer for layer in owners if not isinstance(layer, DualLayer)]
     for layer in duals:
         layer.advance(context)
     if context.is_plain:

@@ -33,14 +33,18 @@ class FlatModule:
         self.flat = flatten(self.module).to(device)
         self.gradient = torch.zeros_like(self.flat)
         self.dropouts = _replace_dropout(self.module)
+        _forget_statistics(self.module)
+        self._buffers = {name: value.clone() for name, value in self.module.named_buffers()}
         spec = spec_of(self.module)
         values, gradients = spec.unflatten(self.flat), spec.unflatten(self.gradient)
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 parameter.data, parameter.grad = values[name], gradients[name]
 
-    def seed_dropout(self, seed: int, client: int, task: int) -> None:
-        """Make the dropout masks of this client's task a named stream."""
+    def begin_task(self, seed: int, client: int, task: int) -> None:
+        """Forget what the last client left in buffers, and make the dropout masks of this task a named stream."""
+        for name, value in self.module.named_buffers():
+            value.copy_(self._buffers[name])
         if self.dropouts:
             made = torch_generator(self.flat.device, seed, "dropout", client, task)
             for layer in self.dropouts:
@@ -61,6 +65,15 @@ class StreamDropout(nn.Module):
             return inputs
         drawn = torch.rand(inputs.shape, generator=self.generator, device=inputs.device)
         return inputs * ((drawn >= self.probability) / (1.0 - self.probability))
+
+
+def _forget_statistics(module: nn.Module) -> None:
+    """Make batch normalisation use the batch at hand always: running statistics are no parameters, so no update has
+    them, and a federated average would never see them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
 def _replace_dropout(module: nn.Module) -> list[StreamDropout]:

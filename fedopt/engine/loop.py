@@ -37,7 +37,7 @@ class Loop:
     def _train_row(self, chunk: Chunk, row: int, start: torch.Tensor) -> torch.Tensor:
         model, rule = self._model, chunk.rule
         model.flat.copy_(start)
-        model.seed_dropout(chunk.seed, chunk.clients[row], chunk.tasks[row])
+        model.begin_task(chunk.seed, chunk.clients[row], chunk.tasks[row])
         noise = _noise_stream(chunk, row, rule.example_clipping, self._task.device)
         buffer = torch.empty_like(model.flat) if rule.momentum else None
         correction = None if rule.correction is None else rule.correction[row]

@@ -1,15 +1,16 @@
 """Which formulation computes a model's cohorts, and why.
 
-The rule, from the measurements in ``docs/performance.md``: chains of linear layers go to the hand-batched layers, with
-the first layer in dual form; everything else to the loop on a CPU (where ``vmap`` gains nothing, because writing
-per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
+The rule, from the measurements in ``docs/performance.md``: chains that end in linear layers go to the hand-batched
+layers, with wide linear layers in dual form; everything else to the loop on a CPU (where ``vmap`` gains nothing:
+writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
+Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fedopt.engine.batched import Batched, chain_of
+from fedopt.engine.batched import Batched, split_chain
 from fedopt.engine.loop import Loop
 from fedopt.engine.tasks import LossTask
 from fedopt.engine.vectorized import Vectorized, refusal
@@ -37,29 +38,31 @@ def select(task: LossTask, wanted: str) -> tuple[Selection, Any, Any]:
     trouble = _trouble(task, chosen)
     if trouble is not None:
         return Selection("loop", f"{chosen} does not apply: {trouble}"), loop, loop
-    return Selection(chosen, reason), _build(task, chosen, loop), loop
+    fallback = loop if chosen == "loop" or _trouble(task, "vmap") is not None else Vectorized(task)
+    return Selection(chosen, reason), _build(task, chosen, loop), fallback
 
 
 def _rule(task: LossTask) -> tuple[str, str]:
-    if _trouble(task, "dual") is None:
-        return "dual", "a chain of linear layers: hand-batched, the first one in dual form where that is less work"
+    no_chain = _trouble(task, "dual")
+    if no_chain is None:
+        return "dual", "a chain ending in linear layers: hand-batched, wide layers in dual form where that is less work"
     if task.device.type == "cpu":
-        return "loop", "not a chain of linear layers, and on a CPU vmap gains nothing over the loop"
+        return "loop", f"{no_chain}, and on a CPU vmap gains nothing over the loop"
     trouble = _trouble(task, "vmap")
-    return ("vmap", "not a chain of linear layers") if trouble is None else ("loop", f"no vmap: {trouble}")
+    return ("vmap", no_chain) if trouble is None else ("loop", f"{no_chain}; no vmap: {trouble}")
 
 
 def _trouble(task: LossTask, name: str) -> str | None:
     """Why a formulation cannot compute this task, or None."""
     if name == "vmap":
-        return refusal(task.module)
+        return refusal(task.module, task.inputs[:2])
     if name == "loop":
         return None
-    if chain_of(task.module) is None:
-        return "the model is not an nn.Sequential of linear and parameter-free layers"
+    if split_chain(task.module) is None:
+        return "the model is not an nn.Sequential that ends in linear layers"
     if task.task.kind not in ("classification", "regression"):
         return f"no closed-form loss gradient for {task.task.kind}"
-    return "bfloat16 is for loop and vmap" if task.bfloat16 else None
+    return None
 
 
 def _build(task: LossTask, name: str, loop: Loop) -> Any:

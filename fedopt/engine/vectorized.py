@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
@@ -10,6 +12,7 @@ from fedopt.engine.base import DenseUpdates, ExampleClipping, LocalRule
 from fedopt.engine.batched import NoiseStreams
 from fedopt.engine.rules import apply_rule, clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.models._inspect import unvectorizable
 
 
 class Vectorized:
@@ -24,7 +27,7 @@ class Vectorized:
 
     def __init__(self, task: LossTask):
         self._task = task
-        module = task.module.train()
+        module = copy.deepcopy(task.module).to(task.device).train()
         self._buffers = {name: value.to(task.device) for name, value in module.named_buffers()}
         frozen = {n: p.detach().to(task.device) for n, p in module.named_parameters() if not p.requires_grad}
         self._constant = {**self._buffers, **frozen}
@@ -44,7 +47,7 @@ class Vectorized:
             return example(flat, inputs[None], targets[None])[0]
 
         self._batch_gradient = vmap(grad_and_value(batch))
-        self._example_gradients = vmap(vmap(grad_and_value(single), in_dims=(None, 0, 0)))
+        self._example_gradients = vmap(grad_and_value(single), in_dims=(None, 0, 0))
 
     @staticmethod
     def supports(rule: LocalRule) -> bool:
@@ -91,13 +94,16 @@ class Vectorized:
         if clipping is None:
             gradients, losses = self._batch_gradient(points, inputs, targets, real)
             return gradients.mul_(scales[:, None]), losses
-        found, losses = self._example_gradients(points, inputs, targets)
-        self._clip(found, clipping)
-        weights = real * scales[:, None]
-        return torch.einsum("rb,rbd->rd", weights, found), (losses * real).sum(1)
+        gradients, losses = torch.empty_like(points), torch.empty(len(points), device=points.device)
+        for row in range(len(points)):  # one row's per-example gradients [batch, d] at a time: memory
+            found, values = self._example_gradients(points[row], inputs[row], targets[row])
+            self._clip(found, clipping)
+            gradients[row] = (real[row] * scales[row]) @ found
+            losses[row] = values @ real[row]
+        return gradients, losses
 
     def _clip(self, gradients: torch.Tensor, clipping: ExampleClipping) -> None:
-        """Clip every example's gradient ``[rows, batch, d]`` in place."""
+        """Clip every example's gradient ``[batch, d]`` in place."""
         if clipping.per_layer is None:
             gradients.mul_(clipping_factors(clipping, gradients.norm(dim=-1, keepdim=True), clipping.clipping_norm))
             return
@@ -107,16 +113,10 @@ class Vectorized:
             piece.mul_(clipping_factors(clipping, piece.norm(dim=-1, keepdim=True), bound))
 
 
-def refusal(module: nn.Module) -> str | None:
-    """Why ``vmap`` cannot run a module, or None: layers that change themselves, or are not differentiable by it."""
-    from fedopt.engine.flat_module import StreamDropout
-
+def refusal(module: nn.Module, example: torch.Tensor) -> str | None:
+    """Why ``vmap`` cannot run a module with the loop's numbers, or None."""
     for name, layer in module.named_modules():
-        kind = type(layer).__name__
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
-            return f"{name or kind} ({kind}) changes its running statistics in the forward pass"
-        if isinstance(layer, nn.RNNBase):
-            return f"{name or kind} ({kind}) is a fused recurrent kernel that vmap cannot batch"
-        if isinstance(layer, nn.Dropout | StreamDropout) and getattr(layer, "p", 1.0) > 0:
-            return f"{name or kind} ({kind}) draws its masks per client"
-    return None
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            return f"{name} ({type(layer).__name__}) draws each client's masks from its own stream"
+    reasons = unvectorizable(module, example.cpu())
+    return reasons[0] if reasons else None

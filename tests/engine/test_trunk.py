@@ -1,0 +1,112 @@
+"""Models with convolutions, dropout and other layers: every formulation that applies equals the loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from fedopt.engine.base import ExampleClipping, LocalRule
+from fedopt.engine.batched import Batched
+from fedopt.models.base import Model
+
+
+class Images(Model):
+    """A small CNN; dropout and normalisation by choice."""
+
+    dropout: float = 0.0
+    normalise: bool = False
+    batch_norm: bool = False
+    wide: int = 8
+
+    def build(self, task):
+        norm = [nn.GroupNorm(2, 4)] if self.normalise else [nn.BatchNorm2d(4)] if self.batch_norm else []
+        trunk = [nn.Conv2d(1, 4, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+        head = [nn.Flatten(), nn.Linear(36, self.wide), nn.ReLU(), nn.Dropout(self.dropout)]
+        return nn.Sequential(*trunk, nn.Dropout(self.dropout / 2), *head, nn.Linear(self.wide, task.num_outputs))
+
+
+RULES = {
+    "plain": {},
+    "everything": {"momentum": 0.7, "nesterov": True, "weight_decay": 0.05, "proximal": 0.3},
+    "heavy ball, decay": {"momentum": 0.7, "weight_decay": 0.05},
+    "clip": {"gradient_clip": 0.2, "weight_decay": 0.05},
+    "examples": {"example_clipping": ExampleClipping(0.3, 0.1), "momentum": 0.5},
+}
+
+
+def run(tiny, formulation, model, rule, dual="auto", order="shuffled", **options):
+    engine = tiny.engine(formulation, model, tiny.data("classification", (1, 6, 6), 3), **options)
+    if dual == "always":
+        engine._formulation = Batched(engine.task, "always")
+    cohort = tiny.cohort(engine, (3, 5, 1, 4, 2), versions=2)
+    plan = engine.plan_batches(cohort, 4, order)
+    rates = torch.linspace(0.05, 0.3, 5)[:, None].expand(plan.counts.shape)
+    return engine, engine.train(cohort, LocalRule(rates, **rule), plan)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    error = (found.rows() - expected.rows()).norm(dim=1).max() / expected.rows().norm(dim=1).max()
+    assert error <= tolerance, f"relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("model", [Images(), Images(normalise=True)], ids=["conv", "group norm"])
+@pytest.mark.parametrize("formulation, dual", [("vmap", "auto"), ("batched", "auto"), ("dual", "always")])
+def test_convolutions_equal_loop(tiny, rule, model, formulation, dual):
+    _, expected = run(tiny, "loop", model, rule)
+    engine, found = run(tiny, formulation, model, rule, dual, chunk=3)
+    assert engine.selection.formulation == formulation
+    assert_close(found.updates, expected.updates)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.updates.norms(), expected.updates.norms(), rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(-1.0, 2.0, 5)
+    sums = found.updates.weighted_sum(weights), expected.updates.weighted_sum(weights)
+    torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "poisson"])
+@pytest.mark.parametrize("dual", ["auto", "always"])
+def test_dropout_masks_are_those_of_the_loop(tiny, order, dual):
+    model = Images(dropout=0.5)
+    _, expected = run(tiny, "loop", model, {"weight_decay": 0.1}, order=order)
+    _, other = run(tiny, "loop", Images(), {"weight_decay": 0.1}, order=order)
+    _, found = run(tiny, "dual", model, {"weight_decay": 0.1}, dual, order, chunk=2)
+    assert_close(found.updates, expected.updates)
+    assert (other.updates.rows() - expected.updates.rows()).norm() > 0.1 * expected.updates.rows().norm()
+
+
+def test_dropout_goes_to_the_loop_rather_than_vmap(tiny):
+    engine, _ = run(tiny, "vmap", Images(dropout=0.5), {})
+    assert engine.selection.formulation == "loop"
+    assert "draws each client's masks from its own stream" in engine.selection.reason
+
+
+def test_hidden_dual_layers_by_hand_equal_batched(tiny):
+    """A wide hidden layer behind another one: the dual form gives the batched result."""
+    model = Images(wide=40)
+    _, expected = run(tiny, "batched", model, RULES["everything"])
+    _, found = run(tiny, "dual", model, RULES["everything"], "always")
+    assert_close(found.updates, expected.updates)
+
+
+def test_batch_norm_uses_the_loop_and_leaks_nothing_between_clients(tiny):
+    """Any order and company of clients gives the same update, and the choice says why."""
+    engine = tiny.engine("auto", Images(batch_norm=True), tiny.data("classification", (1, 6, 6), 3))
+    assert engine.selection.formulation == "loop" and "nn.Sequential" in engine.selection.reason
+    assert "BatchNorm2d" in tiny.engine("vmap", Images(batch_norm=True), engine.data).selection.reason
+    together = tiny.cohort(engine, (1, 2), clients=(0, 3))
+    alone = tiny.cohort(engine, (2, 1), clients=(3, 0))
+    alone = type(alone)(alone.clients, together.tasks[::-1], alone.messages, alone.steps, alone.seed)
+    found = []
+    for cohort in (together, alone):
+        plan = engine.plan_batches(cohort, 4)
+        found.append(engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan).updates.rows())
+    assert torch.equal(found[0], found[1].flip(0))
+
+
+def test_bfloat16_is_near_float32(tiny):
+    _, expected = run(tiny, "loop", Images(), {})
+    for formulation in ("loop", "dual"):
+        engine, found = run(tiny, formulation, Images(), {}, dtype="bfloat16")
+        assert_close(found.updates, expected.updates, 0.05)
+        assert (found.updates.rows() != expected.updates.rows()).any()
+        assert engine.description()["dtype"] == "bfloat16"
