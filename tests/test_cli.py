@@ -1,0 +1,94 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scenarios import mapping
+from typer.testing import CliRunner
+
+from fedopt.cli import FAMILIES, app
+from fedopt.components import components
+from fedopt.yaml_writer import to_yaml
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "s.yaml"
+    path.write_text(to_yaml(mapping()))
+    return path
+
+
+def test_simulate_ends_with_the_metric_and_where_the_report_lies(scenario: Path, tmp_path: Path) -> None:
+    code, out, _ = call("simulate", str(scenario), "--out", str(tmp_path / "out"), "--quiet", "--seed", "7")
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert lines[0] == "finished: 6 server steps were made" and lines[1].startswith("final accuracy: 0.")
+    report = Path(lines[-1].removeprefix("report: "))
+    assert report.exists() and report.parent.parent == tmp_path / "out" / "small"
+    assert json.loads((report.parent / "summary.json").read_text())["seed"] == 7
+    code, out, _ = call("report", str(report.parent))
+    assert code == 0 and "report: " in out
+
+
+def test_bad_scenarios_exit_with_2_and_write_nothing(scenario: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, errors = call("simulate", str(scenario), "--out", str(out), "--set", "client.lr=-1", "--set", "x.y=1")
+    assert code == 2 and not out.exists()
+    assert "client.lr: must be > 0, got -1." in errors and "unknown option of Scenario" in errors
+
+
+def test_data_that_do_not_fit_exit_with_2(scenario: Path, tmp_path: Path) -> None:
+    code, _, errors = call(
+        "simulate", str(scenario), "--out", str(tmp_path / "out"), "--set", "data.clients=100000", "--quiet"
+    )
+    assert code == 2 and "100000" in errors
+
+
+def test_validate_prints_the_resolved_scenario(scenario: Path) -> None:
+    code, out, _ = call("validate", str(scenario), "--device", "cpu")
+    assert code == 0 and "server_lr: 1.0" in out and "schema_version: 1" in out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_list_has_one_line_each_with_the_name_first(family: str) -> None:
+    code, out, _ = call("list", family)
+    lines = out.strip().splitlines()
+    found = components(FAMILIES[family])
+    assert code == 0 and [line.split()[0] for line in lines] == sorted(found)
+    assert all(len(line.split()) > 1 for line in lines), "every component has a one-line summary"
+
+
+def test_list_of_an_unknown_family_exits_with_2() -> None:
+    code, _, errors = call("list", "nothing")
+    assert code == 2 and "known: aggregators" in errors
+
+
+def test_schema_describes_every_key() -> None:
+    code, out, _ = call("schema")
+    schema = json.loads(out)
+    assert code == 0 and set(schema["properties"]) >= {"data", "model", "client", "aggregator", "run"}
+    kinds = [option["properties"]["kind"]["const"] for option in schema["properties"]["aggregator"]["anyOf"]]
+    assert "fedavg" in kinds and "fedbuff" in kinds
+
+
+def test_init_writes_a_scenario_that_runs_and_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    assert call("init", str(path))[0] == 0
+    assert call("validate", str(path))[0] == 0
+    code, _, errors = call("init", str(path))
+    assert code == 2 and "exists already" in errors
+
+
+def test_report_of_a_folder_without_a_run_exits_with_2(tmp_path: Path) -> None:
+    code, _, errors = call("report", str(tmp_path))
+    assert code == 2 and "is not a run directory" in errors
