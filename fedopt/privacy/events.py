@@ -65,6 +65,17 @@ __all__ = [
 ]
 
 
+def _require_fresh_noise(event: Event) -> None:
+    """Sampling amplifies a release with noise of its own, not one whose noise is shared with other steps."""
+    shared = next((leaf for leaf, _ in flatten(event) if isinstance(leaf, (TreeEvent, MatrixEvent))), None)
+    if shared is not None:
+        raise AccountingError(
+            f"sampling does not amplify {shared.kind}: its noise is shared between steps. Account it without sampling "
+            "(zero_out_one or replace_one), or use banded noise whose groups are sampled, which is PoissonSampled("
+            "GaussianEvent)"
+        )
+
+
 @dataclass(frozen=True)
 class PoissonSampled(Event):
     """The unit takes part independently with ``probability``, hidden from whoever sees the release."""
@@ -78,6 +89,7 @@ class PoissonSampled(Event):
 
     def __post_init__(self) -> None:
         require(0 <= self.probability <= 1, f"probability must be in [0, 1], got {self.probability}")
+        _require_fresh_noise(self.event)
 
     def valid_relations(self) -> tuple[Relation, ...]:
         """Those of the inner event; replace-one only for Gaussian noise."""
@@ -100,6 +112,7 @@ class FixedSizeSampled(Event):
 
     def __post_init__(self) -> None:
         sane = 1 <= self.sample_size <= self.population
+        _require_fresh_noise(self.event)
         require(sane, f"need 1 <= sample_size <= population, got {self.sample_size} of {self.population}")
 
     def valid_relations(self) -> tuple[Relation, ...]:

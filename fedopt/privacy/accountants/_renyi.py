@@ -33,14 +33,16 @@ from fedopt.privacy.events import (
 from fedopt.privacy.shuffle import clones_pair
 from fedopt.privacy.shuffle_sum import vector_renyi
 
-ORDERS = np.array([1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [128, 256, 512, 1024], float)
+ORDERS = np.array(
+    [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [72, 84, 100, 128, 160, 200, 256, 360, 512, 1024], float
+)
 
 
 @lru_cache(maxsize=512)
 def renyi(event: Event, relation: Relation, truncation: float) -> np.ndarray:
-    """Bounds at ``ORDERS`` (inf where there is none), outside an event of probability ``truncation``.
+    """Bounds at ``ORDERS`` (inf where there is none), outside an event whose mass ``reserve`` takes from delta.
 
-    Only ``ShuffledSumEvent`` uses the truncation; see ``truncates``.
+    Only ``ShuffledSumEvent`` uses the truncation.
 
     Raises:
         AccountingError: no Renyi bound is known; says which accountant to use.
@@ -70,9 +72,36 @@ def renyi(event: Event, relation: Relation, truncation: float) -> np.ndarray:
     raise AccountingError(f"{event.kind} has no Renyi bound here under {relation}; use accountant: pld")
 
 
+def renyi_epsilon(leaves: list[tuple[Event, int]], delta: float, relation: Relation) -> float:
+    """Epsilon of releases with counts; what the bounds leave out is paid from ``delta``."""
+    truncation, left = reserve(leaves, delta)
+    return epsilon_of_renyi(renyi_sum(leaves, relation, truncation), left)
+
+
+def renyi_sum(leaves: list[tuple[Event, int]], relation: Relation, truncation: float) -> np.ndarray:
+    """Bounds of a composition at ``ORDERS``."""
+    return np.asarray(sum((n * renyi(leaf, relation, truncation) for leaf, n in leaves), np.zeros(len(ORDERS))))
+
+
+def reserve(leaves: list[tuple[Event, int]], delta: float) -> tuple[float, float]:
+    """Truncation of every vector sum (a tenth of delta for all), and the delta left for the conversion."""
+    sums = sum(n for leaf, n in leaves if truncates(leaf))
+    truncation = delta / 10 / sums if sums else 0.0
+    clones = sum(
+        n * clones_pair(leaf.local_epsilon, leaf.clients)[2] for leaf, n in leaves if isinstance(leaf, ShuffleEvent)
+    )
+    return truncation, delta - truncation * sums - clones
+
+
 def truncates(event: Event) -> bool:
-    """Whether the bound holds only outside a small event, whose probability is part of delta."""
+    """Whether the bound holds only outside an event of a mass that is chosen per delta."""
     return isinstance(event, ShuffledSumEvent)
+
+
+def require_curve(leaves: list[tuple[Event, int]]) -> None:
+    """Refuse delta as a function of epsilon where the bound is certified at one delta only."""
+    if any(truncates(leaf) for leaf, _ in leaves):
+        raise AccountingError("the vector sum is certified at one delta at a time, so it has no trade-off curve")
 
 
 def epsilon_of_renyi(bounds: np.ndarray, delta: float) -> float:
@@ -130,13 +159,9 @@ def _discrete_gaussian(event: DiscreteGaussianEvent, factor: float) -> np.ndarra
 
 
 def _shuffle(event: ShuffleEvent) -> np.ndarray:
-    losses, masses, infinity = clones_pair(event.local_epsilon, event.clients)
+    losses, masses, _ = clones_pair(event.local_epsilon, event.clients)  # the omitted mass is paid in ``reserve``
     log_masses = np.log(masses)
-    omitted = math.log(infinity) if infinity > 0 else -math.inf  # there the loss is still at most local_epsilon
-    moments = [
-        np.logaddexp(logsumexp((order - 1) * losses + log_masses), omitted + (order - 1) * event.local_epsilon)
-        for order in ORDERS
-    ]
+    moments = [logsumexp((order - 1) * losses + log_masses) for order in ORDERS]
     return np.maximum(np.array(moments), 0.0) / (ORDERS - 1)
 
 
@@ -210,9 +235,7 @@ def _fixed_size(ratio: float, multiplier: float) -> np.ndarray:
         log_choose = gammaln(a + 1) - gammaln(np.arange(a + 1) + 1) - gammaln(a - np.arange(a + 1) + 1)
         second = min(math.log(4) + rate(2) + math.log(-math.expm1(-rate(2))), math.log(2) + rate(2))
         terms = [0.0, 2 * math.log(ratio) + log_choose[2] + second]
-        terms += [
-            math.log(2) + log_choose[j] + j * math.log(ratio) + (j - 1) * rate(j) for j in range(3, a + 1)
-        ]
+        terms += [math.log(2) + log_choose[j] + j * math.log(ratio) + (j - 1) * rate(j) for j in range(3, a + 1)]
         cumulants[a] = float(logsumexp(terms))
     bounds = np.full(len(ORDERS), math.inf)
     for position, order in enumerate(ORDERS):

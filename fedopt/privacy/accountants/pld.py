@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedopt.privacy.accountants._pairs import pairs_of
 from fedopt.privacy.accountants._pmf import Composer, CurvePair, LossPmf, delta_of, epsilon_of, symmetric, variance
-from fedopt.privacy.accountants._renyi import ORDERS, delta_of_renyi, epsilon_of_renyi, renyi, truncates
+from fedopt.privacy.accountants._renyi import delta_of_renyi, renyi_epsilon, renyi_sum, require_curve
 from fedopt.privacy.accountants.base import Accountant, Events, counts_at, prepared, schedule
 from fedopt.privacy.events import AccountingError, Event, Relation, ShuffledSumEvent, gaussian_mu
 from fedopt.privacy.gaussian_dp import gaussian_delta, gaussian_epsilon, gaussian_epsilons
@@ -49,9 +49,8 @@ class Pld(Accountant):
             return np.ones(len(epsilon))
         mu, paired, renyi_only = _split(leaves, relation)
         if renyi_only:
-            if any(truncates(leaf) for leaf, _ in renyi_only):
-                raise AccountingError("the vector sum is certified at one delta, so it has no trade-off curve")
-            return delta_of_renyi(_renyi_sum(leaves, relation, 0.0), epsilon)
+            require_curve(renyi_only)
+            return delta_of_renyi(renyi_sum(leaves, relation, 0.0), epsilon)
         if not paired:
             return gaussian_delta(epsilon, mu)
         composed = self._compositions(mu, paired, relation, self.points)
@@ -69,7 +68,7 @@ class Pld(Accountant):
         last = [(leaf, int(n)) for leaf, n in zip(leaves, counts[-1], strict=True) if n]
         if prepared((leaf for leaf, _ in last), delta, relation) is None:
             return np.where(wanted > 0, math.inf, 0.0)
-        mu, paired, renyi_only = _split(last, relation)
+        _, paired, renyi_only = _split(last, relation)
         if not paired and not renyi_only:
             squares = np.array([(gaussian_mu(leaf, relation) or 0.0) ** 2 for leaf in leaves])
             curve = gaussian_epsilons(np.sqrt(counts @ squares), delta)
@@ -89,16 +88,16 @@ class Pld(Accountant):
         mu, paired, renyi_only = _split(leaves, relation)
         if not renyi_only:
             return self._paired_epsilon(mu, paired, delta, relation)
-        if len(leaves) == 1 and isinstance(leaves[0][0], ShuffledSumEvent):
-            event, count = leaves[0]
+        event, count = leaves[0]
+        if len(leaves) == 1 and isinstance(event, ShuffledSumEvent):
             trials = event.clients * event.bits
             return vector_sum_epsilon(trials, event.bias, event.levels, event.dimension, delta, count)
         everything = [] if paired and not _all_renyi(leaves, relation) else leaves
-        bounds = [_renyi_epsilon(everything, delta, relation)] if everything else []
+        bounds = [renyi_epsilon(everything, delta, relation)] if everything else []
         if len(renyi_only) < len(leaves):  # basic composition of the two kinds
             for share in (0.1, 0.5, 0.9):
                 exact = self._paired_epsilon(mu, paired, share * delta, relation)
-                bounds.append(exact + _renyi_epsilon(renyi_only, (1 - share) * delta, relation))
+                bounds.append(exact + renyi_epsilon(renyi_only, (1 - share) * delta, relation))
         return min(bounds)
 
     def _paired_epsilon(self, mu: float, paired: Counts, delta: float, relation: Relation) -> float:
@@ -127,7 +126,7 @@ class Pld(Accountant):
             mu, paired, _ = _split([(leaf, n) for leaf, n in top if n], relation)
             used = [leaf for leaf, _ in paired]
             columns = [leaves.index(leaf) for leaf in used]
-            step = self._step(mu, paired, relation, 2**14)
+            step = self._step(mu, paired, relation, 2**13)
             squares = np.array([(gaussian_mu(leaf, relation) or 0.0) ** 2 for leaf in leaves])
             best = np.zeros(stop - start)
             for direction in range(_directions(paired, relation)):
@@ -154,7 +153,7 @@ class Pld(Accountant):
         window = max(widest, 18 * math.sqrt(total))
         if points < self.points:  # a coarse grid must still resolve one step
             window = min(window, narrowest / 3 * points)
-        return self.grid * 2.0 ** max(0, math.ceil(math.log2(max(window, widest / 32) / points / self.grid)))
+        return self.grid * 2.0 ** max(0, math.ceil(math.log2(max(window, widest) / points / self.grid)))
 
 
 def _split(leaves: Counts, relation: Relation) -> tuple[float, Counts, Counts]:
@@ -173,20 +172,10 @@ def _split(leaves: Counts, relation: Relation) -> tuple[float, Counts, Counts]:
 
 def _all_renyi(leaves: Counts, relation: Relation) -> bool:
     try:
-        _renyi_sum(leaves, relation, 1e-12)
+        renyi_sum(leaves, relation, 1e-12)
     except AccountingError:
         return False
     return True
-
-
-def _renyi_sum(leaves: Counts, relation: Relation, truncation: float) -> np.ndarray:
-    return np.asarray(sum((n * renyi(leaf, relation, truncation) for leaf, n in leaves), np.zeros(len(ORDERS))))
-
-
-def _renyi_epsilon(leaves: Counts, delta: float, relation: Relation) -> float:
-    cut = sum(n for leaf, n in leaves if truncates(leaf))
-    spent = delta / 10 if cut else 0.0
-    return epsilon_of_renyi(_renyi_sum(leaves, relation, spent / cut if cut else 0.0), delta - spent)
 
 
 def _directions(paired: Counts, relation: Relation) -> int:
@@ -215,10 +204,10 @@ def _size_of(leaf: Event, relation: Relation) -> tuple[float, float]:
 
 
 def _checkpoints(steps: np.ndarray, most: int) -> np.ndarray:
-    """Indices into ``steps`` that are evaluated: the first ones densely, then geometrically, always the last."""
+    """Indices into ``steps`` that are evaluated: dense at first, then about 2 % apart, always the last."""
     if len(steps) <= most:
         return np.arange(len(steps))
-    ladder = np.geomspace(max(1, int(steps[0])), int(steps[-1]), most)
+    ladder = np.linspace(max(1, int(steps[0])) ** 0.25, int(steps[-1]) ** 0.25, most) ** 4
     return np.unique(np.clip(np.searchsorted(steps, ladder), 0, len(steps) - 1))
 
 

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedopt.privacy.accountants._renyi import ORDERS, delta_of_renyi, epsilon_of_renyi, renyi, truncates
+from fedopt.privacy.accountants._renyi import (
+    ORDERS,
+    delta_of_renyi,
+    epsilon_of_renyi,
+    renyi,
+    renyi_epsilon,
+    renyi_sum,
+    require_curve,
+    reserve,
+)
 from fedopt.privacy.accountants.base import Accountant, Events, counts_at, prepared, schedule
-from fedopt.privacy.events import Event, Relation
+from fedopt.privacy.events import Relation
 
 
 class Rdp(Accountant):
@@ -25,14 +34,15 @@ class Rdp(Accountant):
     def epsilon(self, events: Events, delta: float, relation: Relation) -> float:
         """See ``Accountant.epsilon``."""
         leaves = prepared(events, delta, relation)
-        return math.inf if leaves is None else _epsilon(leaves, delta, relation)
+        return math.inf if leaves is None else renyi_epsilon(leaves, delta, relation)
 
     def delta(self, events: Events, epsilon: np.ndarray, relation: Relation) -> np.ndarray:
         """See ``Accountant.delta``."""
         leaves = prepared(events, None, relation)
         if leaves is None:
             return np.ones(len(np.atleast_1d(epsilon)))
-        return delta_of_renyi(_total(leaves, relation, 0.0), np.atleast_1d(epsilon))
+        require_curve(leaves)
+        return delta_of_renyi(renyi_sum(leaves, relation, 0.0), np.atleast_1d(epsilon))
 
     def epsilon_curve(
         self, events: Events, steps: Sequence[int] | np.ndarray, delta: float, relation: Relation
@@ -45,21 +55,11 @@ class Rdp(Accountant):
         counts = counts_at(per_step, ends, wanted)
         if prepared(leaves, delta, relation) is None:
             return np.where(wanted > 0, math.inf, 0.0)
-        cut = int(sum(n for leaf, n in zip(leaves, counts[-1], strict=True) if truncates(leaf)))
-        spent = delta / 10 if cut else 0.0
-        one = np.stack([renyi(leaf, relation, spent / cut if cut else 0.0) for leaf in leaves])
+        last = [(leaf, int(n)) for leaf, n in zip(leaves, counts[-1], strict=True)]
+        truncation, left = reserve(last, delta)
+        one = np.stack([renyi(leaf, relation, truncation) for leaf in leaves])
         usable = np.isfinite(one).all(axis=0)
         bounds = np.full((len(wanted), len(ORDERS)), math.inf)
         bounds[:, usable] = counts @ one[:, usable]
-        curve = np.array([epsilon_of_renyi(row, delta - spent) for row in bounds])
+        curve = np.array([epsilon_of_renyi(row, left) for row in bounds])
         return np.where(wanted > 0, np.minimum.accumulate(curve[::-1])[::-1], 0.0)
-
-
-def _total(leaves: list[tuple[Event, int]], relation: Relation, truncation: float) -> np.ndarray:
-    return np.asarray(sum((n * renyi(leaf, relation, truncation) for leaf, n in leaves), np.zeros(len(ORDERS))))
-
-
-def _epsilon(leaves: list[tuple[Event, int]], delta: float, relation: Relation) -> float:
-    cut = sum(n for leaf, n in leaves if truncates(leaf))
-    spent = delta / 10 if cut else 0.0
-    return epsilon_of_renyi(_total(leaves, relation, spent / cut if cut else 0.0), delta - spent)
