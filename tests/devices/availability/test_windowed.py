@@ -76,6 +76,14 @@ def test_label_modes(fleet, mode, expected):
     assert_shares(shares(model, fleet(3, classes=LABELS), 600), expected, 600)
 
 
+def test_label_count_is_a_share_of_all_classes(fleet, check_mean):
+    """One of two classes is half of them."""
+    clients = 3000
+    labels = (np.tile([[0, 0], [1, 1]], (clients // 2, 1)), np.ones(clients))
+    bound = Label(mode="count", beta=0.8).bind(fleet(clients, classes=labels))
+    check_mean(bound.available(np.arange(clients), 0.0), 0.6)
+
+
 def test_label_cycle(fleet):
     """Client 0 holds labels 0..4: always. Client 1 only 2: when (1 + t) / 24 = 1/2. Client 2 the last: at the end."""
     bound = Label(mode="cycle", beta=1.0).bind(fleet(3, classes=LABELS))
