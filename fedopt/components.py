@@ -165,11 +165,27 @@ def _user_class(kind: str) -> type[Settings]:
 
 
 def _json_schema(component_class: type[Settings]) -> dict[str, Any]:
-    schema = component_class.model_json_schema()
+    schema = _without_references(component_class.model_json_schema())
     schema["properties"] = {"kind": {"const": component_class.kind()}, **schema.get("properties", {})}
     schema["required"] = ["kind", *schema.get("required", [])]
     schema["description"] = summary(component_class)
     return schema
+
+
+def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with every ``$ref`` replaced by what it names: definitions of a part are lost in the whole."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return inline(
+                    {**definitions[node["$ref"].rsplit("/", 1)[1]], **{k: v for k, v in node.items() if k != "$ref"}}
+                )
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(item) for item in node] if isinstance(node, list) else node
+
+    return dict(inline(schema))
 
 
 def kind_of_field(settings: type[BaseModel], field: str) -> KindOf | None:
@@ -222,9 +238,13 @@ def parse(
     """Validate a mapping against a settings class, descending into components, collecting all problems."""
     values, before = dict(value), len(problems)
     for name in settings.model_fields:
-        if name not in values or values[name] is None:
+        if name not in values:
             continue
         family, inner = kind_of_field(settings, name), _nested_settings(settings, name)
+        if values[name] is None:
+            if family is None and inner is not None and not settings.model_fields[name].is_required():
+                values.pop(name)  # an empty section in YAML: all its defaults
+            continue
         if family is not None:
             built: Any = build(family.family, values[name], (*path, name), problems)
         elif inner is not None and isinstance(values[name], dict):

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedopt.clients.base import ClientWork
 from fedopt.aggregators.base import Method
+from fedopt.clients.base import ClientWork
 from fedopt.components import (
     ComponentError,
     ConfigurationError,

@@ -30,8 +30,8 @@ from fedopt.protocol import (
     Finished,
     Lost,
     Outcome,
-    Settled,
     SetTimer,
+    Settled,
     Started,
     Stepped,
     Timer,
@@ -276,7 +276,8 @@ class Server:
         """Start the exchange with a cohort; an empty one closes at once."""
         state = self.state
         state.cohort, state.opened = list(cohort), now
-        state.needed = max(1, round(len(cohort) / self.sampler.over_selection)) if cohort else 0
+        wanted = round(self.sampler.expected_cohort(self.public.num_clients))
+        state.needed = min(len(cohort), max(1, wanted))
         commands: list[Command] = []
         for client in cohort:
             commands.extend(self._dispatch(client, now))

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from scenarios import mapping
 from typer.testing import CliRunner
 
 from fedopt.cli import FAMILIES, app
 from fedopt.components import components
 from fedopt.yaml_writer import to_yaml
+from scenarios import mapping
 
 
 def call(*arguments: str) -> tuple[int, str, str]:

@@ -30,12 +30,11 @@ def imports(path: Path, top_level_only: bool) -> set[str]:
                 if "TYPE_CHECKING" not in ast.unparse(node.test):
                     visit(node.body)
                 visit(node.orelse)
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (
+            elif (isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (
                 not top_level_only or isinstance(node, ast.ClassDef)
-            ):
+            )) or isinstance(node, (ast.With, ast.Try, ast.For, ast.While)):
                 visit(node.body)
-            elif isinstance(node, (ast.With, ast.Try, ast.For, ast.While)):
-                visit(node.body)
+
     visit(tree.body)
     return found
 
@@ -92,7 +91,5 @@ def test_light_commands_start_without_torch(command: list[str]) -> None:
         "    loaded = {'torch', 'flwr'} & set(sys.modules)\n"
         "    assert not loaded, loaded\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT.parent, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT.parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scenarios import SMALL, mapping, small
 
 from fedopt.components import ConfigurationError
 from fedopt.scenario import ScenarioError, from_mapping, load, parse_override
 from fedopt.template import commented_scenario
 from fedopt.yaml_writer import to_yaml
+from scenarios import SMALL, mapping, small
 
 BROKEN = """\
 name: broken
@@ -103,7 +103,7 @@ def test_a_run_without_end_is_refused() -> None:
 def test_a_users_own_component_by_module_and_class() -> None:
     chosen = small(aggregator={"kind": "fedopt.aggregators.fedavg:FedAvg", "server_lr": 0.5})
     assert type(chosen.aggregator).__name__ == "FedAvg"
-    with pytest.raises(ConfigurationError, match="cannot import 'no.such'"):
+    with pytest.raises(ConfigurationError, match=r"cannot import 'no\.such'"):
         from_mapping(mapping(aggregator={"kind": "no.such:Thing"}))
     with pytest.raises(ConfigurationError, match="has no class 'Nothing'"):
         from_mapping(mapping(aggregator={"kind": "fedopt.aggregators.fedavg:Nothing"}))

@@ -116,6 +116,19 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
     return Parts(scenario, data, engine, clock, server, computation, warnings)
 
 
+def _refuse(scenario: Scenario, public: Public) -> None:
+    """Problems that only the loaded data and the devices show.
+
+    Raises:
+        ValueError: all of them together.
+    """
+    streaming = scenario.aggregator.plan(None, public).pacing == "stream"
+    found = [f"sampling: {m}" for m in scenario.sampling.problems(public.num_clients, streaming)]
+    found += [f"aggregator: {m}" for m in scenario.aggregator.problems(public)]
+    if found:
+        raise ValueError("; ".join(found))
+
+
 def _fleet(scenario: Scenario, data: FederatedData) -> Fleet:
     classes = None
     if data.task.kind == "classification" and data.clients.num_clients <= LISTED_CLIENTS:
@@ -146,7 +159,7 @@ def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Publ
         horizon=scenario.run.server_steps,
         seed=scenario.seed,
         expected_ceil=getattr(clock.compute, "expected_ceil", None),
-        concurrency=scenario.sampling.concurrency(clients),
+        concurrency=scenario.sampling.slots(clients),
     )
     close = scenario.aggregator.plan(None, public).close
     return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public

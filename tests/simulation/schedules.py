@@ -78,9 +78,7 @@ class Schedule:
         computation = Computation(engine, ZeroWork(), public, seed, 10_000, 1 << 30, StateStore({}))
         self.rows: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
-        self.simulator = Simulator(
-            self.server, computation, self.clock, lambda n: 1, self._step, self.rows.append
-        )
+        self.simulator = Simulator(self.server, computation, self.clock, lambda n: 1, self._step, self.rows.append)
         self.ended = self.simulator.run()
 
     def _step(self, stepped: Any, metrics: dict[str, float]) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scenarios import BUFFERED, mapping
 
 import fedopt
 from fedopt.yaml_writer import to_yaml
+from scenarios import BUFFERED, mapping
 
 # Long enough that kills fall into start-up, steps, checkpoints and the conversion at the end.
 CHANGES = {**BUFFERED, "run": {"server_steps": 150, "evaluate_every": 10, "checkpoint_every": 3}}
@@ -45,9 +45,7 @@ def kill_and_resume(whole: tuple[Path, Path, float], tmp_path: Path, seed: int, 
     scenario, reference, duration = whole
     luck = random.Random(seed)
     for _ in range(kills):
-        process = subprocess.Popen(
-            command(scenario, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command(scenario, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(luck.uniform(0.4, 1.0) * duration)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from scenarios import BUFFERED, small
 
 import fedopt
 from fedopt import rng
@@ -19,6 +18,7 @@ from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import assemble
 from fedopt.simulation.session import CHECKPOINT, Session, model_hash
 from fedopt.types import Message
+from scenarios import BUFFERED, small
 
 
 def run_to_end(scenario: Scenario, directory: Path, resume: bool = False) -> dict[str, Any]:
@@ -40,9 +40,7 @@ def test_the_event_engine_is_a_round_loop_bit_for_bit(tmp_path: Path) -> None:
         total = torch.zeros_like(params)
         for start in range(0, 12, 8):  # the scenario's chunk
             rows = clients[start : start + 8]
-            messages = tuple(
-                Message({"params": params}, {"version": version, "local_steps": steps[c]}) for c in rows
-            )
+            messages = tuple(Message({"params": params}, {"version": version, "local_steps": steps[c]}) for c in rows)
             cohort = Cohort(rows, (version,) * len(rows), messages, tuple(steps[c] for c in rows), scenario.seed)
             reply = scenario.client.work(cohort, parts.engine)
             total = total + reply.parts["update"].weighted_sum(torch.ones(len(rows), dtype=torch.float64))
@@ -74,7 +72,10 @@ def test_learning_happens(tmp_path: Path) -> None:
     assert summary["final_metric"] > 0.8
 
 
-SCAFFOLD = {"client": {"kind": "scaffold", "lr": 0.1, "batch_size": 20, "epochs": 1}, "aggregator": {"kind": "scaffold"}}
+SCAFFOLD = {
+    "client": {"kind": "scaffold", "lr": 0.1, "batch_size": 20, "epochs": 1},
+    "aggregator": {"kind": "scaffold"},
+}
 
 
 class Interrupt(Exception):
