@@ -14,6 +14,7 @@ is named for what it lacks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -133,7 +134,10 @@ def forward_gradient(objective: Objective, points: torch.Tensor, directions: tor
     References: Baydin et al. 2022, Gradients without backpropagation, arXiv:2202.08587.
     """
     repeated = points[:, None, :].expand_as(directions).contiguous()
-    made: tuple[torch.Tensor, torch.Tensor] = torch.func.jvp(objective, (repeated,), (directions,))  # type: ignore[assignment]
+    with warnings.catch_warnings():
+        # PyTorch compiles its own forward-mode rules with a function that it has deprecated.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated", category=DeprecationWarning)
+        made: tuple[torch.Tensor, torch.Tensor] = torch.func.jvp(objective, (repeated,), (directions,))  # type: ignore[assignment]
     values, slopes = made
     gradient = torch.einsum("cn,cnd->cd", slopes, directions) / directions.shape[1]
     return Estimate(gradient, slopes, values[:, 0], directions.shape[1])

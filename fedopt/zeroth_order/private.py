@@ -90,8 +90,12 @@ def release_gaussian(
         relation: decides the sensitivity, for which the accountant must be asked with the same relation.
         noise: from `noise_key`.
         direction: key of the public directions, refused as a source of noise.
+    Raises:
+        ValueError: noise for a sum that is not bounded.
     """
-    std = noise_multiplier * sensitivity(clipped.bound, relation)
+    if noise_multiplier > 0 and math.isinf(clipped.bound):
+        raise ValueError("no noise hides an unbounded record; set a finite clipping norm")
+    std = noise_multiplier * sensitivity(clipped.bound, relation) if noise_multiplier > 0 else 0.0
     draws = _source(noise, direction).standard_normal(clipped.total.shape)
     return Released(clipped.total + std * torch.from_numpy(draws).to(clipped.total.device), std)
 
