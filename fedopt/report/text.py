@@ -58,7 +58,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as a length of time.
 
     >>> duration(0.25), duration(75), duration(7322), duration(200000)
-    ('0.25 s', '1 min 15 s', '2 h 2 min', '2 d 8 h')
+    ('0.25 s', '1 min 15 s', '2 h 2 min', '2 d 7 h')
     """
     if seconds is None:
         return MISSING

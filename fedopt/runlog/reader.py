@@ -177,7 +177,7 @@ def _unfinished(rounds: pa.Table) -> dict[str, Any]:
     found: dict[str, Any] = {
         "schema_version": schemas.SCHEMA_VERSION,
         "status": "running",
-        "reason": "the run has not ended: it is still running, or was killed and can be resumed",
+        "reason": "it is still running, or was killed and can be resumed",
         "steps": 0,
         "time_s": 0.0,
         "wall_s": 0.0,

@@ -120,7 +120,7 @@ def test_a_run_without_privacy_has_no_privacy_section(make_run, without_plotly):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        ("running", "This run has not ended. The run has not"),
+        ("running", "This run has not ended. It is still running"),
         ("diverged", "This run diverged: the global model is no longer"),
     ],
 )
