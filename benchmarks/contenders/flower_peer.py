@@ -1,0 +1,101 @@
+"""Flower's simulation engine (Beutel et al. 2020). Its CPU time is in other processes, so ``run.py`` measures this
+contender from outside, as the difference between a long and a short run. The strategy samples its own cohorts.
+
+W4 is not run: Flower's central clipping adds noise after the strategy, which is another algorithm. W5 neither: plain
+Opacus inside its clients costs what the plain loop costs, and the simulation on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from _torch_models import accuracy, build
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from torch import nn
+from workloads import BATCH_SIZE, LR, MODELS, load
+
+_loaded: dict[str, object] = {}
+
+
+def _data(path: str):
+    """The bundle, once per worker process."""
+    if path not in _loaded:
+        _loaded[path] = load(Path(path))
+    return _loaded[path]
+
+
+def client_app(bundle_path: str, kind: str) -> ClientApp:
+    """Trains one client."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        torch.set_num_threads(1)
+        bundle = _data(bundle_path)
+        model = build(kind, 0)
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        mine = torch.from_numpy(bundle.of(int(context.node_config["partition-id"])))
+        inputs, targets = torch.from_numpy(bundle.inputs), torch.from_numpy(bundle.targets)
+        for batch in mine[torch.randperm(len(mine))].split(BATCH_SIZE):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+            optimizer.step()
+        metrics = MetricRecord({"num-examples": max(1, len(mine))})
+        content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
+        return Message(content=content, reply_to=message)
+
+    return app
+
+
+def main() -> None:
+    """Run ``--rounds`` rounds and print accuracy, wall time and versions."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--workload", required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    kind, bundle = MODELS[options.workload], load(Path(options.bundle))
+    clients, cohort = len(bundle.offsets) - 1, bundle.cohorts.shape[1]
+    final: dict[str, float] = {}
+    server = ServerApp()
+
+    @server.main()
+    def serve(grid: Grid, context: Context) -> None:
+        strategy = FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_available_nodes=clients)
+        start = ArrayRecord(build(kind, options.seed).state_dict())
+        began = time.perf_counter()
+        result = strategy.start(grid=grid, initial_arrays=start, num_rounds=options.rounds)
+        final["wall_s"] = (time.perf_counter() - began) / options.rounds
+        model = build(kind, options.seed)
+        model.load_state_dict(result.arrays.to_torch_state_dict())
+        tests = torch.from_numpy(bundle.test_inputs), torch.from_numpy(bundle.test_targets)
+        final["accuracy"] = accuracy(model, *tests)
+
+    run_simulation(
+        server_app=server,
+        client_app=client_app(options.bundle, kind),
+        num_supernodes=clients,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+    print(json.dumps({**final, "versions": {name: version(name) for name in ("flwr", "torch", "ray")}}))
+
+
+if __name__ == "__main__":
+    main()
