@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.client_ledgers import client_profiles
@@ -19,8 +20,9 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
         state: the server's state.
     """
     privacy, claim, tally = accounting.privacy, accounting.claim, state.tally
+    epsilon = accounting.exact(tally)
     body = {
-        "epsilon": accounting.exact(tally),
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
         "delta": privacy.delta,
         "epsilon_accountant": privacy.accountant,
         "unit": privacy.unit,

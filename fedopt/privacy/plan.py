@@ -89,7 +89,9 @@ def calibrated(mechanism: Mechanism, scenario: Scenario, public: Public, claim: 
     Raises:
         ValueError: the run has no planned length, or no noise reaches the target.
     """
-    from fedopt.privacy.spending import epsilon_of, smallest_level
+    from fedopt.privacy.calibrate import calibrate
+    from fedopt.privacy.events import Repeated
+    from fedopt.privacy.spending import accountant_of, epsilon_of
 
     privacy = scenario.privacy
     assert privacy is not None
@@ -99,21 +101,28 @@ def calibrated(mechanism: Mechanism, scenario: Scenario, public: Public, claim: 
     if participations is None:
         raise ValueError("privacy.target_epsilon needs a planned length: set run.server_steps or max_participations")
     length = releases if releases is not None else participations
+    target, accountant = privacy.target_epsilon, accountant_of(privacy.accountant)
 
     def profiles_at(level: float) -> list[Counted]:
         candidate = mechanism.with_noise_level(level, length, scenario)
         return PrivacyAccounting(scenario, candidate, claim, public, releases, participations).planned_profiles()
 
-    def epsilon(profile: Counted) -> float:
-        return epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant)
+    def level_for(ledger: int) -> float:
+        return calibrate(
+            lambda level: [Repeated(event, count) for event, count in profiles_at(level)[ledger]],
+            target,
+            privacy.delta,
+            privacy.relation,
+            accountant,
+        ).noise_multiplier
 
     # Which client's ledger is the worst hardly depends on the noise: calibrate for one, check all, correct.
     worst, level = 0, 0.0
     while True:
-        level = max(level, smallest_level(lambda z, i=worst: epsilon(profiles_at(z)[i]), privacy.target_epsilon))
-        spent = [epsilon(profile) for profile in profiles_at(level)]
+        level = max(level, level_for(worst))
+        spent = [epsilon_of(found, privacy.relation, privacy.delta, privacy.accountant) for found in profiles_at(level)]
         worst = spent.index(max(spent))
-        if spent[worst] <= privacy.target_epsilon:
+        if spent[worst] <= target:
             return mechanism.with_noise_level(level, length, scenario)
 
 
@@ -121,7 +130,8 @@ def _warnings(scenario: Scenario, claim: SamplingClaim, public: Public, releases
     privacy = scenario.privacy
     assert privacy is not None
     found = []
-    if claim.kind != "poisson" and privacy.unit == "client" and public.expected_cohort < public.num_clients:
+    amplifies = privacy.trust == "central" and claim.kind == "none" and privacy.unit == "client"
+    if amplifies and public.expected_cohort < public.num_clients:
         found.append(
             f"sampling {scenario.sampling.kind()} is accounted without amplification (sampling_probability = 1); "
             "sampling: poisson under round pacing gives a smaller epsilon"

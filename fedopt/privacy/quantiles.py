@@ -63,9 +63,9 @@ def quantiles(
 ) -> np.ndarray:
     """Several quantiles by recursion: the middle one splits the data, then both halves; ascending.
 
-    With m levels the depth is ``h = ceil(log2(m + 1))``. Under add-or-remove the data sets of one depth are disjoint, so
-    every call gets ``epsilon / h``; under replace-one a unit may leave one branch and enter another: ``epsilon / (2h)``.
-    The whole is purely ``epsilon``-DP.
+    With m levels the depth is ``h = ceil(log2(m + 1))``. Under add-or-remove the data sets of one depth are disjoint,
+    so every call gets ``epsilon / h``; under replace-one a unit may leave one branch and enter another:
+    ``epsilon / (2h)``. The whole is purely ``epsilon``-DP.
 
     Raises:
         ValueError: levels not ascending, or numbers out of range.
@@ -155,7 +155,7 @@ class Preprocessed(NamedTuple):
     radius: float
 
     def clipping_norm(self, lipschitz: float = 1.0) -> float:
-        """Largest gradient norm of a loss that is ``lipschitz`` in the linear score: ``lipschitz * sqrt(2) * radius``."""
+        """Largest gradient norm of a loss ``lipschitz`` in the linear score: ``lipschitz * sqrt(2) * radius``."""
         return lipschitz * math.sqrt(2.0) * self.radius
 
     def original_model(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -114,29 +114,3 @@ def largest_count(fits: Callable[[int], bool], above: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def smallest_level(epsilon_at: Callable[[float], float], target: float, tolerance: float = 1e-4) -> float:
-    """Smallest noise level, to a relative ``tolerance`` from above, with ``epsilon_at(level) <= target``.
-
-    Args:
-        epsilon_at: non-increasing in the level.
-        target: epsilon > 0.
-    Raises:
-        ValueError: even a million times more noise does not reach the target.
-    """
-    low, high = 0.0, 1.0
-    while epsilon_at(high) > target:
-        low, high = high, 2 * high
-        if high > 1e6:
-            raise ValueError(
-                f"no noise level up to {high:g} reaches epsilon {target:g}; raise target_epsilon or run fewer steps"
-            )
-    if low == 0.0:
-        low = high / 2
-        while low > 1e-6 and epsilon_at(low) <= target:
-            low, high = low / 2, low
-    while high / low > 1 + tolerance:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if epsilon_at(middle) > target else (low, middle)
-    return high

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Noise, Release
+from fedopt.privacy.correlated import square_root_coefficients, toeplitz_sensitivity
 from fedopt.privacy.mechanisms._multiplier import WithMultiplier
 from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, norm_bound, normal, require_bound
 from fedopt.privacy.releases import Event, MatrixEvent, NonPrivateEvent
@@ -84,21 +85,16 @@ class BandedMatrix(WithMultiplier):
 
     def coefficients(self) -> np.ndarray:
         """c_0 ... c_(bands - 1)."""
-        index = np.arange(1, min(self.bands, max(1, self._releases)))
-        return np.concatenate([[1.0], np.cumprod((2 * index - 1) / (2 * index))])
+        return square_root_coefficients(min(self.bands, max(1, self._releases)))
 
     def sensitivity(self) -> float:
         """L2 sensitivity of C for unit contributions under the schedule.
 
         Exact for non-negative, non-increasing coefficients: the earliest participations, b apart, are the worst.
         """
-        column, total = self.coefficients(), np.zeros(self._releases)
-        for participation in range(self._participations):
-            start = participation * self._separation
-            width = min(len(column), self._releases - start)
-            if width > 0:
-                total[start : start + width] += column[:width]
-        return float(np.linalg.norm(total))
+        column = np.zeros(max(1, self._releases))
+        column[: len(self.coefficients())] = self.coefficients()
+        return toeplitz_sensitivity(column, self._participations, self._separation)
 
     def init(self, dimension: int, public: Public) -> State:
         """No noise yet."""

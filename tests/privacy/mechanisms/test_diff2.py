@@ -1,0 +1,174 @@
+"""DIFF2: golden noise, telescoping, T = 1 is gradient descent, placements of noise, sensitivity, losses."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from privacy_cohorts import SeededNoise, assert_only_this_scale
+from torch import nn
+
+from fedopt.aggregators.diff2 import Diff2 as Method
+from fedopt.clients.gradient_difference import GradientDifference
+from fedopt.data.base import ClientIndex
+from fedopt.engine.base import Cohort, DenseUpdates
+from fedopt.engine.flat_module import spec_of
+from fedopt.privacy.base import ClientContext
+from fedopt.privacy.gaussian_dp import gaussian_mu_of
+from fedopt.privacy.mechanisms.diff2 import GRADIENT, SLOPE, Diff2, rounds_of
+from fedopt.privacy.spending import epsilon_of
+from fedopt.types import Bound, Message, Public
+
+
+def setting(restart_every):
+    return SimpleNamespace(aggregator=SimpleNamespace(restart_every=restart_every))
+
+
+@pytest.mark.parametrize(
+    "epsilon, rounds, every, first, second",
+    [(3, 100, 10, 6.2189, 18.6568), (3, 1000, 50, 8.7949, 61.5642), (5, 100, 10, 3.9886, 11.9657)],
+)
+def test_split_noise_of_the_card(epsilon, rounds, every, first, second):
+    """The card's multipliers are over the replace-one sensitivity: half of the ones here."""
+    mu = gaussian_mu_of(epsilon, 1e-5)
+    made = Diff2().with_noise_level(2 / mu, rounds, setting(every))
+    assert made.noise_multiplier == pytest.approx(2 * first, rel=1e-4)
+    assert made.difference_noise_multiplier == pytest.approx(2 * second, rel=1e-4)
+    planned = made.planned_events(rounds, rounds, None, setting(every))
+    assert epsilon_of(planned, "replace_one", 1e-5, "pld") == pytest.approx(epsilon, abs=1e-3)
+
+
+def test_equal_noise_of_the_card_and_restarts_only():
+    assert rounds_of(100, SimpleNamespace(restart_every=1)) == (100, 0)
+    made = Diff2(noise_multiplier=2 * 13.9059)
+    assert epsilon_of(made.planned_events(100, 100, None, setting(1)), "replace_one", 1e-5, "pld") == pytest.approx(
+        3.0, abs=1e-3
+    )
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Twelve examples of a small softplus network over three clients of four."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 1))
+    inputs, targets = torch.randn(12, 3), torch.randn(12, 1)
+    task = SimpleNamespace(
+        module=module,
+        spec=spec_of(module),
+        inputs=inputs,
+        targets=targets,
+        loss=lambda outputs, wanted: (outputs - wanted).square().mean(1),
+    )
+    clients = ClientIndex.from_lists([np.arange(4), np.arange(4, 8), np.arange(8, 12)])
+    return SimpleNamespace(device=torch.device("cpu"), data=SimpleNamespace(clients=clients), task=task)
+
+
+PUBLIC = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=21)
+
+
+def full_gradient(engine, point):
+    from torch.func import functional_call, grad
+
+    task = engine.task
+
+    def loss(flat):
+        return task.loss(functional_call(task.module, task.spec.unflatten(flat), (task.inputs,)), task.targets).mean()
+
+    return grad(loss)(point)
+
+
+def run(engine, rounds, every, work=None, mechanism=None, lost=(), seed=0):
+    """Iterates and estimates of a run, clients computed by the real local work."""
+    work = work or GradientDifference(examples_at_once=3)
+    mechanism = mechanism or Diff2(
+        clipping_norm=math.inf, difference_clipping_norm=math.inf, noise_multiplier=0.0, difference_noise_multiplier=0.0
+    )
+    method = Method(restart_every=every, server_lr=0.1)
+    state = method.init(torch.linspace(-1, 1, 21), PUBLIC)
+    states = []
+    for step in range(1, rounds + 1):
+        clients = tuple(c for c in range(3) if (step, c) not in lost)
+        message = method.payload(state, 0, None)
+        cohort = Cohort(clients, (step,) * len(clients), (message,) * len(clients), (1,) * len(clients), 0)
+        reply = work.work(cohort, engine)
+        context = ClientContext(clients, cohort.tasks, step, SeededNoise(seed), PUBLIC, (1.0,) * len(clients))
+        parts = mechanism.on_client(reply.parts, context, None).parts
+        batch = SimpleNamespace(
+            metas=clients,
+            weights=(1.0,) * len(clients),
+            part=lambda name, parts=parts: parts[name],
+            bound=lambda name: mechanism.bound(name, None, PUBLIC),
+        )
+        reduced = method.reduce(state, batch, PUBLIC)
+        release = mechanism.release(reduced, len(clients), step, None, SeededNoise(seed), PUBLIC)
+        state = method.step(state, release.values, PUBLIC).state
+        states.append(state)
+    return states
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_without_noise_the_estimate_is_the_gradient(engine, every):
+    """Telescoping: v_r equals the full gradient at the previous point for every restart interval."""
+    for state in run(engine, 5, every):
+        assert torch.allclose(state.estimate, full_gradient(engine, state.previous), atol=1e-5)
+
+
+def test_restarting_every_round_is_gradient_descent(engine):
+    point = torch.linspace(-1, 1, 21)
+    for state in run(engine, 4, 1):
+        point = point - 0.1 * full_gradient(engine, point)
+        assert torch.allclose(state.params, point, atol=1e-6)
+
+
+def test_a_loss_is_followed_by_a_restart(engine):
+    states = run(engine, 4, 100, lost={(2, 1)})
+    assert [state.since_restart for state in states] == [1, 0, 1, 2]
+    assert torch.allclose(states[3].estimate, full_gradient(engine, states[3].previous), atol=1e-5)
+
+
+def test_equal_points_send_exactly_nothing(engine):
+    point = torch.linspace(-1, 1, 21)
+    message = Message({"params": point, "previous": point.clone()}, {"restart": False})
+    reply = GradientDifference().work(Cohort((0,), (0,), (message,), (2,), 0), engine)
+    assert float(reply.parts["slope"].rows().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_one_example_moves_a_reply_by_at_most_its_bound(engine, restart):
+    mechanism = Diff2(clipping_norm=0.3, difference_clipping_norm=0.2, noise_multiplier=1.0)
+    work = GradientDifference().protected(mechanism.example_clipping())
+    message = Message(
+        {"params": torch.linspace(-1, 1, 21), "previous": torch.linspace(-0.5, 1, 21)}, {"restart": restart}
+    )
+    part = GRADIENT if restart else SLOPE
+
+    def reply():
+        return work.work(Cohort((1,), (0,), (message,), (1,), 0), engine).parts[part].rows()[0]
+
+    before, kept = reply(), engine.task.targets[5].clone()
+    try:
+        engine.task.targets[5] = 1e4
+        moved = float((reply() - before).norm())
+    finally:
+        engine.task.targets[5] = kept
+    limit = 2 * mechanism.bound(part, None, PUBLIC).l2
+    assert 0 < moved <= limit * (1 + 1e-5)
+    assert float(before.norm()) <= limit / 2 * 4
+
+
+@pytest.mark.parametrize("noise, std", [("central", 0.5), ("distributed", 0.5), ("local", 0.5 * 3**0.5)])
+def test_where_the_noise_is_added(noise, std):
+    """C = 3, n = 4 each, P = 3, multiplier 2: central std of the mean is 2 * 3 / (3 * 4)."""
+    public = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=20_000)
+    mechanism = Diff2(clipping_norm=3.0, noise_multiplier=2.0, noise=noise)
+    context = ClientContext((0, 1, 2), (0, 0, 0), 1, SeededNoise(), public, (1.0,) * 3)
+    parts = mechanism.on_client({GRADIENT: DenseUpdates(torch.zeros(3, 20_000))}, context, None).parts
+    mean = parts[GRADIENT].weighted_sum(torch.ones(3, dtype=torch.float64)) / 3
+    reduced = {GRADIENT: (mean, Bound(3.0 / 12)), "replies": (torch.tensor([3.0]), Bound(0.0, 0.0, 0.0))}
+    released = mechanism.release(reduced, 3, 1, None, SeededNoise(), public).values
+    # Local noise averages to sqrt(P) times the central one.
+    assert_only_this_scale(released[GRADIENT], std)
+    assert float(released["replies"]) == 3.0

@@ -1,0 +1,151 @@
+"""Refusals between privacy and the rest of a scenario: the reason and what to do instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedopt.components import ConfigurationError
+from fedopt.scenario import from_mapping
+from scenarios import mapping
+
+CENTRAL: dict[str, Any] = {"mechanism": {"kind": "gaussian", "noise_multiplier": 1.0}}
+
+
+def private(changes: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+    return mapping(privacy={**CENTRAL, **(changes or {})}, **top)
+
+
+def refusal(body: dict[str, Any]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        from_mapping(body)
+    return str(caught.value)
+
+
+def test_a_sound_combination_is_accepted():
+    assert from_mapping(private()).privacy is not None
+    assert from_mapping(private({"relation": "add_or_remove_one"}, sampling={"kind": "poisson", "cohort_size": 3}))
+
+
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        (private(aggregator={"kind": "median"}), ["Median declares no sensitivity bound", "use fedavg"]),
+        (private(aggregator={"kind": "fedexp"}), ["declares no sensitivity bound", "norms of raw updates"]),
+        (
+            private(aggregator={"kind": "fedavg", "weights": "num_examples"}),
+            ["aggregator.weights: num_examples is private", "data.public: [num_examples]"],
+        ),
+        (
+            private({"relation": "add_or_remove_one"}),
+            ["privacy.relation: add_or_remove_one does not apply", "zero_out_one, or sampling: poisson"],
+        ),
+        (
+            private({"relation": "add_or_remove_one"}, sampling={"kind": "poisson", "cohort_size": 3, "deadline_s": 9}),
+            ["add_or_remove_one does not apply"],
+        ),
+        (
+            private(
+                {"relation": "add_or_remove_one", "max_participations": 2},
+                sampling={"kind": "uniform", "concurrency": 4},
+                aggregator={"kind": "fedbuff", "buffer_size": 2},
+            ),
+            ["asynchronous pacing moves every later buffer"],
+        ),
+        (
+            private(sampling={"kind": "uniform", "concurrency": 4}, aggregator={"kind": "fedbuff", "buffer_size": 2}),
+            ["privacy.max_participations: is required under asynchronous pacing"],
+        ),
+        (
+            private({"max_participations": 2}, sampling={"kind": "poisson", "cohort_size": 3}),
+            ["makes Poisson coins depend on earlier ones", "sampling: fixed"],
+        ),
+        (private({"trust": "local"}), ["privacy.trust: is local", "protects under trust: central"]),
+        (private({"unit": "example"}), ["protects unit: client", "mechanism: {kind: dp_sgd}"]),
+        (private({"target_epsilon": 3.0}), ["privacy.target_epsilon: the mechanism's noise is given as well"]),
+        (private({"mechanism": {"kind": "gaussian"}}), ["has no noise; set its noise_multiplier"]),
+        (
+            private({"mechanism": {"kind": "gaussian"}, "target_epsilon": 3.0}, run={"time_s": 5.0}),
+            ["needs a planned length", "run.server_steps or privacy.max_participations"],
+        ),
+        (private({"hypothetical_population": 10**6}), ["only through Poisson sampling"]),
+        (
+            private({"mechanism": {"kind": "tree", "noise_multiplier": 1.0}}),
+            ["one participation of a client per tree", "min_separation: 6"],
+        ),
+        (
+            private({"mechanism": {"kind": "banded_matrix", "noise_multiplier": 1.0}}),
+            ["how far apart a client's participations are"],
+        ),
+        (
+            private({"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}}),
+            ["sgd does not clip per example", "client: {kind: dp_sgd}"],
+        ),
+        (
+            private(
+                {"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}},
+                client={"kind": "dp_sgd"},
+            ),
+            ["depend on its private number of examples", "client.sampling_probability"],
+        ),
+        (private(client={"kind": "dp_sgd", "steps": 2}), ["mechanism gaussian does not"]),
+        (mapping(client={"kind": "dp_sgd", "steps": 2}), ["only under a privacy section", "client: {kind: sgd}"]),
+        (
+            private({"unit": "example", "mechanism": {"kind": "diff2", "noise_multiplier": 1.0}}),
+            ["diff2 needs aggregator: {kind: diff2}", "data.public: [num_examples]"],
+        ),
+        (
+            private(
+                {"trust": "distributed", "mechanism": {"kind": "distributed_gaussian", "noise_multiplier": 1.0}},
+                sampling={"kind": "poisson", "cohort_size": 3},
+            ),
+            ["the server sees who takes part"],
+        ),
+        (
+            private(
+                {
+                    "trust": "distributed",
+                    "max_participations": 2,
+                    "mechanism": {"kind": "distributed_gaussian", "noise_multiplier": 1.0},
+                },
+                sampling={"kind": "uniform", "concurrency": 4},
+                aggregator={"kind": "fedbuff", "buffer_size": 2},
+            ),
+            ["needs every reply to count alike", "staleness: constant"],
+        ),
+        (
+            private(
+                {
+                    "trust": "shuffle",
+                    "relation": "add_or_remove_one",
+                    "mechanism": {"kind": "shuffle_hemisphere", "local_epsilon": 1.0},
+                }
+            ),
+            ["shuffle cannot be accounted under add_or_remove_one", "Usable: zero_out_one, replace_one"],
+        ),
+    ],
+)
+def test_what_nobody_can_bound_is_refused_with_a_remedy(body, words):
+    message = refusal(body)
+    for word in words:
+        assert word in message, message
+
+
+def test_all_problems_are_reported_together():
+    message = refusal(private({"trust": "local", "target_epsilon": 1.0}, aggregator={"kind": "median"}))
+    assert message.count("\n") >= 2
+
+
+def test_checks_do_not_import_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from fedopt.scenario import from_mapping; "
+        "from_mapping({'data': {'kind': 'digits', 'clients': 5}, 'model': {'kind': 'logistic_regression'}, "
+        "'client': {'kind': 'sgd'}, 'sampling': {'kind': 'poisson', 'cohort_size': 2}, "
+        "'privacy': {'mechanism': {'kind': 'gaussian'}, 'target_epsilon': 5.0}, 'run': {'server_steps': 3}}); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

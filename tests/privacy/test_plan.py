@@ -1,0 +1,139 @@
+"""Calibration, the stop at max_epsilon, the columns and privacy.json, by whole runs on small data."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+import fedopt
+from fedopt.privacy.ledger import recompute
+from fedopt.privacy.plan import plan
+from fedopt.types import Public
+from scenarios import small
+
+
+def private(mechanism: dict[str, Any], changes: dict[str, Any] | None = None, **top: Any):
+    return small(privacy={"mechanism": mechanism, "delta": 1e-5, **(changes or {})}, **top)
+
+
+def public_of(scenario, **facts):
+    clients = scenario.data.clients
+    cohort = scenario.sampling.expected_cohort(clients)
+    return Public(clients, cohort, is_private=True, horizon=scenario.run.server_steps, **facts)
+
+
+@pytest.mark.parametrize(
+    "mechanism, changes, top",
+    [
+        ({"kind": "gaussian"}, {}, {}),
+        ({"kind": "gaussian"}, {"accountant": "rdp"}, {}),
+        ({"kind": "gaussian"}, {"relation": "replace_one"}, {}),
+        ({"kind": "gaussian"}, {"relation": "add_or_remove_one"}, {"sampling": {"kind": "poisson", "cohort_size": 4}}),
+        ({"kind": "gaussian"}, {"max_participations": 2}, {}),
+        ({"kind": "adaptive_gaussian"}, {}, {}),
+        ({"kind": "local_gaussian"}, {"trust": "local", "relation": "replace_one"}, {}),
+        ({"kind": "tree"}, {"max_participations": 1}, {}),
+        ({"kind": "banded_matrix"}, {"max_participations": 1}, {}),
+        ({"kind": "shuffle_hemisphere", "minimum_clients": 4}, {"trust": "shuffle"}, {}),
+        (
+            {"kind": "dp_sgd"},
+            {"unit": "example"},
+            {"client": {"kind": "dp_sgd", "steps": 3, "sampling_probability": 0.1}},
+        ),
+    ],
+)
+def test_the_planned_run_meets_its_target_and_not_by_much_less(mechanism, changes, top):
+    scenario = private(mechanism, {"target_epsilon": 4.0, **changes}, **top)
+    made = plan(scenario, public_of(scenario, dimension=650))
+    spent = max(made.accounting.spending.exact(profile) for profile in made.accounting.planned_profiles())
+    assert 4.0 * 0.995 <= spent <= 4.0
+
+
+def test_noise_for_twice_the_sensitivity_is_twice_as_large():
+    zero_out = private({"kind": "gaussian"}, {"target_epsilon": 4.0})
+    replace = private({"kind": "gaussian"}, {"target_epsilon": 4.0, "relation": "replace_one"})
+    ratio = _level(replace) / _level(zero_out)
+    assert ratio == pytest.approx(2.0, rel=2e-3)
+
+
+def _level(scenario):
+    return plan(scenario, public_of(scenario)).mechanism.noise_level()
+
+
+def test_sampling_clients_never_amplifies_examples():
+    scenario = private(
+        {"kind": "dp_sgd", "noise_multiplier": 1.0},
+        {"unit": "example"},
+        client={"kind": "dp_sgd", "steps": 3, "sampling_probability": 0.1},
+        sampling={"kind": "poisson", "probability": 0.25},
+    )
+    ((event, count),) = plan(scenario, public_of(scenario)).accounting.planned_profiles()[0]
+    assert event.probability == 0.1 and count == 6 * 3
+
+
+def test_a_hypothetical_population_lowers_the_probability_and_is_said():
+    scenario = private(
+        {"kind": "gaussian", "noise_multiplier": 1.0},
+        {"relation": "add_or_remove_one", "hypothetical_population": 1200},
+        sampling={"kind": "poisson", "cohort_size": 3},
+    )
+    made = plan(scenario, public_of(scenario))
+    assert made.accounting.probability == pytest.approx(3 / 1200)
+    assert any("hypothetical population of 1200" in warning for warning in made.warnings)
+
+
+def test_a_run_reports_what_it_spent_and_an_outsider_finds_the_same(tmp_path):
+    scenario = private({"kind": "gaussian"}, {"target_epsilon": 5.0, "max_participations": 3})
+    run = fedopt.simulate(scenario, out=tmp_path)
+    epsilons = run.rounds["epsilon"].tolist()
+    assert epsilons == sorted(epsilons) and epsilons[-1] <= 5.0
+    assert set(run.rounds["epsilon_accountant"]) == {"pld"} and set(run.rounds["delta"]) == {1e-5}
+    document = json.loads((run.directory / "privacy.json").read_text())
+    assert (document["unit"], document["relation"], document["trust"]) == ("client", "zero_out_one", "central")
+    counts = run.updates.query("status == 'admitted'").groupby("client_id").size()
+    assert document["charged"][0][0]["count"] == counts.max() <= 3
+    found = recompute(run.directory / "privacy.json")
+    assert found.agrees and found.epsilon == pytest.approx(run.summary["epsilon"])
+
+
+def test_a_run_stops_before_it_exceeds_max_epsilon(tmp_path):
+    scenario = private({"kind": "gaussian", "noise_multiplier": 1.0}, {"max_epsilon": 7.0}, sampling={"kind": "all"})
+    run = fedopt.simulate(scenario, out=tmp_path)
+    assert run.summary["status"] == "stopped" and "would exceed max_epsilon = 7" in run.summary["reason"]
+    assert run.summary["epsilon"] <= 7.0
+    exact = plan(scenario, public_of(scenario)).accounting.spending
+    event = run_event(run)
+    assert exact.exact(((event, run.summary["steps"]),)) <= 7.0 < exact.exact(((event, run.summary["steps"] + 1),))
+
+
+def run_event(run):
+    from fedopt.privacy.events import from_dict
+
+    return from_dict(json.loads((run.directory / "privacy.json").read_text())["releases"][0]["events"][0])
+
+
+def test_no_noise_and_no_clipping_is_plain_averaging(tmp_path):
+    top = {"sampling": {"kind": "all"}}
+    plain = fedopt.simulate(small(**top), out=tmp_path)
+    quiet = private({"kind": "gaussian", "noise_multiplier": 0.0, "clipping_norm": math.inf}, **top)
+    private_run = fedopt.simulate(quiet, out=tmp_path)
+    assert plain.summary["model_sha256"] == private_run.summary["model_sha256"]
+    assert private_run.summary["epsilon"] is None
+
+
+def test_client_ledgers_report_the_largest_client(tmp_path):
+    scenario = private(
+        {"kind": "dp_sgd", "noise_multiplier": 2.0},
+        {"unit": "example"},
+        client={"kind": "dp_sgd", "steps": 2, "batch_size": 20},
+        data={"kind": "digits", "clients": 12, "public": ["num_examples"]},
+        run={"server_steps": 2, "evaluate_every": 2},
+    )
+    run = fedopt.simulate(scenario, out=tmp_path)
+    document = json.loads((run.directory / "privacy.json").read_text())
+    assert all(one[0]["event"]["kind"] == "poisson_sampled" for one in document["charged"])
+    assert max(c["epsilon"] for c in document["clients"]) >= document["epsilon"] * (1 - 1e-9)
+    assert recompute(document).agrees
