@@ -182,6 +182,51 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
         _fail([f"{directory}: {error}"])
 
 
+@app.command()
+def budget(
+    scenario: Annotated[Path | None, typer.Argument(help="Scenario file with a privacy section.")] = None,
+    settings: Setting = None,
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise std over clipping norm.")] = None,
+    sampling_probability: Annotated[float, typer.Option(help="Poisson probability of the unit in a step.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Releases.")] = 1,
+    delta: Annotated[float, typer.Option(help="Delta of (epsilon, delta).")] = 1e-5,
+    relation: Annotated[str, typer.Option(help="add_or_remove_one, zero_out_one or replace_one.")] = "add_or_remove_one",
+    shuffle: Annotated[bool, typer.Option(help="Shuffled messages of --local-epsilon from --clients.")] = False,
+    local_epsilon: Annotated[float | None, typer.Option(help="Epsilon of one message before shuffling.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Clients whose messages are shuffled.")] = None,
+    population: Annotated[int | None, typer.Option(help="Label the result as hypothetical for so many units.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Epsilon and noise of a scenario or of bare numbers, without training."""
+    from fedopt.budget import as_text, budget_of
+    from fedopt.privacy.budget import budget_from_numbers, budget_shuffle
+    from fedopt.scenario import ScenarioError, load
+
+    try:
+        if scenario is not None:
+            result = budget_of(load(scenario, _overrides(settings, None, None)))
+        elif shuffle:
+            if local_epsilon is None or clients is None:
+                _fail(["budget: --shuffle needs --local-epsilon and --clients."])
+            result = budget_shuffle(local_epsilon, clients, steps, delta)
+        elif noise_multiplier is not None:
+            result = budget_from_numbers(
+                noise_multiplier,
+                sampling_probability,
+                steps,
+                delta,
+                relation,  # type: ignore[arg-type]
+                hypothetical_population=population,
+            )
+        else:
+            _fail(["budget: give a scenario, or --noise-multiplier, or --shuffle."])
+    except ScenarioError as error:
+        _fail(error.problems)
+    except ValueError as error:
+        _fail([f"budget: {error}"])
+    typer.echo(json.dumps(result, indent=2) if as_json else as_text(result))
+
+
 def main() -> None:
     """Entry point."""
     try:

@@ -135,6 +135,10 @@ class PrivacyAccounting:
         """Epsilon spent so far."""
         return max((self.spending.exact(profile) for profile in self.profiles(tally)), default=0.0)
 
+    def exact_planned(self) -> float:
+        """Epsilon after the planned run."""
+        return max((self.spending.exact(profile) for profile in self.planned_profiles()), default=0.0)
+
     def client_epsilons(self, state: Any) -> dict[int, float]:
         """What every client has spent, where clients keep their own ledgers; else empty.
 

@@ -74,7 +74,7 @@ def _noise_is_decided_once(scenario: Scenario) -> Found:
 
 
 def _relation_is_possible(scenario: Scenario) -> Found:
-    privacy, public = scenario.privacy, _public(scenario)
+    privacy, public = scenario.privacy, public_of(scenario)
     assert privacy is not None
     if public is None:
         return
@@ -128,7 +128,7 @@ def _events_have_a_bound(scenario: Scenario) -> Found:
     from fedopt.privacy.accounting import PrivacyAccounting
     from fedopt.privacy.plan import planned_counts, sampling_claim
 
-    privacy, public = scenario.privacy, _public(scenario)
+    privacy, public = scenario.privacy, public_of(scenario)
     assert privacy is not None
     if public is None:
         return
@@ -151,7 +151,7 @@ def _events_have_a_bound(scenario: Scenario) -> Found:
 
 
 def _method_has_a_bound(scenario: Scenario) -> Found:
-    privacy, public = scenario.privacy, _public(scenario)
+    privacy, public = scenario.privacy, public_of(scenario)
     assert privacy is not None
     for field in ("weights", "importance"):
         by_examples = getattr(scenario.aggregator, field, None) == "num_examples"
@@ -206,7 +206,7 @@ def _examples_are_protected(scenario: Scenario) -> Found:
         )
 
 
-def _public(scenario: Scenario) -> Public | None:
+def public_of(scenario: Scenario) -> Public | None:
     """Public facts known without loading the data; None if the number of clients is not in the scenario."""
     clients = getattr(scenario.data, "clients", None)
     if not isinstance(clients, int):

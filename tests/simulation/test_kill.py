@@ -17,7 +17,7 @@ from fedopt.yaml_writer import to_yaml
 from scenarios import BUFFERED, mapping
 
 # Long enough that kills fall into start-up, steps, checkpoints and the conversion at the end.
-CHANGES = {**BUFFERED, "run": {"server_steps": 150, "evaluate_every": 10, "checkpoint_every": 3}}
+CHANGES = {**BUFFERED, "run": {"server_steps": 40, "evaluate_every": 10, "checkpoint_every": 3}}
 
 
 def command(scenario: Path, out: Path) -> list[str]:
