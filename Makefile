@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup bench bench-peers docs clean
+.PHONY: demo test test-all check format setup clean
 
 setup: $(STAMP)
 

@@ -34,7 +34,7 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS) -> dict[
         raise ValueError("the number of clients is not in the scenario; set data.clients")
     found = plan(scenario, public)
     claim = sampling_claim(scenario, public)
-    result = {
+    result: dict[str, Any] = {
         "epsilon": found.accounting.exact_planned(),
         "delta": privacy.delta,
         "unit": privacy.unit,

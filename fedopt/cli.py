@@ -190,7 +190,7 @@ def budget(
     sampling_probability: Annotated[float, typer.Option(help="Poisson probability of the unit in a step.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Releases.")] = 1,
     delta: Annotated[float, typer.Option(help="Delta of (epsilon, delta).")] = 1e-5,
-    relation: Annotated[str, typer.Option(help="add_or_remove_one, zero_out_one or replace_one.")] = "add_or_remove_one",
+    relation: Annotated[str, typer.Option(help="Neighbouring relation.")] = "add_or_remove_one",
     shuffle: Annotated[bool, typer.Option(help="Shuffled messages of --local-epsilon from --clients.")] = False,
     local_epsilon: Annotated[float | None, typer.Option(help="Epsilon of one message before shuffling.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients whose messages are shuffled.")] = None,

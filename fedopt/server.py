@@ -429,7 +429,8 @@ class Server:
 
     def _drop_the_rest(self, status: str) -> list[Command]:
         """Cancel what is still in flight: over-selected, or past the deadline."""
-        state, commands = self.state, []
+        state = self.state
+        commands: list[Command] = []
         for dispatch_id in sorted(state.in_flight):
             flight = self._leave(dispatch_id)
             assert flight is not None

@@ -69,7 +69,7 @@ def _option_line(settings: type[BaseModel], option: str, field: Any, values: dic
 def _privacy_lines() -> list[str]:
     lines = ["# privacy: leave it out for none. Options:", "# privacy:"]
     for option, field in Privacy.model_fields.items():
-        example = {"mechanism": {"kind": "gaussian", "clipping_norm": 1.0}}.get(option, None)
+        example = {"mechanism": {"kind": "gaussian", "clipping_norm": 1.0}}.get(option)
         default = None if field.default is PydanticUndefined else field.default
         lines.append(_line(f"#   {option}: {_flow(example if example is not None else default)}", field.description))
     return [*lines, ""]

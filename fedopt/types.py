@@ -173,8 +173,15 @@ class ReplyBatch(Protocol):
         weights: what ``admit`` returned, per reply.
     """
 
-    metas: tuple[ReplyMeta, ...]
-    weights: tuple[float, ...]
+    @property
+    def metas(self) -> tuple[ReplyMeta, ...]:
+        """Metadata of every surviving reply."""
+        ...
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of every surviving reply, as admitted."""
+        ...
 
     def part(self, name: str = "update") -> UpdateBatch:
         """The named part of every reply as a batch."""

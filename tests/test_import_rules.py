@@ -30,9 +30,10 @@ def imports(path: Path, top_level_only: bool) -> set[str]:
                 if "TYPE_CHECKING" not in ast.unparse(node.test):
                     visit(node.body)
                 visit(node.orelse)
-            elif (isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (
-                not top_level_only or isinstance(node, ast.ClassDef)
-            )) or isinstance(node, (ast.With, ast.Try, ast.For, ast.While)):
+            elif (
+                isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and (not top_level_only or isinstance(node, ast.ClassDef))
+            ) or isinstance(node, (ast.With, ast.Try, ast.For, ast.While)):
                 visit(node.body)
 
     visit(tree.body)

@@ -20,11 +20,14 @@ def clients_rows(parts: Parts, params: torch.Tensor, evaluate: str, ended: Finis
     population = data.clients.num_clients
     evaluated = _evaluated(population) if evaluate == "end" and ended.status != "diverged" else []
     local = _local_metrics(parts, params, evaluated) if evaluated else {}
+    spent = parts.server.affordable.client_epsilons(state) if parts.server.affordable is not None else {}
     rows = []
     for client in sorted({*state.tasks, *evaluated}):
         row: dict[str, Any] = {"client_id": client, "num_examples": int(data.clients.sizes()[client])}
         row["class_counts"] = _class_counts(parts, client)
         row |= local.get(client, {})
+        if client in spent:
+            row["epsilon"] = spent[client]
         rows.append(row)
     return rows
 

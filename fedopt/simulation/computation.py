@@ -274,7 +274,8 @@ class Computation:
     ) -> None:
         """Clip and randomise on the client, drop what is not finite, add up."""
         for piece in self._pieces(ids):
-            into.add(*self._process(piece, weights, step, state), keep=keep)
+            parts, kept, totals, metrics, failed = self._process(piece, weights, step, state)
+            into.add(parts, kept, totals, metrics, failed, keep=keep)
             if not keep:
                 for i in piece:
                     reply = self.pending[i].reply

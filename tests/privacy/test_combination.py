@@ -122,7 +122,7 @@ def test_a_sound_combination_is_accepted():
                     "mechanism": {"kind": "shuffle_hemisphere", "local_epsilon": 1.0},
                 }
             ),
-            ["shuffle cannot be accounted under add_or_remove_one", "Usable: zero_out_one, replace_one"],
+            ["add_or_remove_one does not apply", "public number of participants"],
         ),
     ],
 )

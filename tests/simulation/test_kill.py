@@ -16,6 +16,8 @@ import fedopt
 from fedopt.yaml_writer import to_yaml
 from scenarios import BUFFERED, mapping
 
+pytestmark = pytest.mark.slow  # real processes: a minute and more
+
 # Long enough that kills fall into start-up, steps, checkpoints and the conversion at the end.
 CHANGES = {**BUFFERED, "run": {"server_steps": 40, "evaluate_every": 10, "checkpoint_every": 3}}
 

@@ -138,7 +138,7 @@ class Diff2(Mechanism):
         if self.noise == "central" or multiplier == 0:
             return (0.0,) * len(context.clients)
         if self.noise == "distributed":
-            share = noise_std(multiplier, self.bound(part, State(), public)) * math.sqrt(public.num_clients)
+            share = noise_std(multiplier, self.bound(part, State(), public)) / math.sqrt(public.num_clients)
             return (share,) * len(context.clients)
         norm = self.clipping_norm if part == GRADIENT else self.difference_clipping_norm
         assert public.num_examples is not None
