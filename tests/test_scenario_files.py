@@ -13,6 +13,15 @@ FILES = sorted(p for p in (ROOT / "scenarios").rglob("*.yaml") if "comparisons" 
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(ROOT)) for p in FILES])
+def test_scenarios_are_valid(path: Path) -> None:
+    assert fedopt.load(path).run.server_steps or fedopt.load(path).run.time_s
+
+
+# Calibrating and randomising takes minutes in all: those run with `make test-all`.
+RUN = [pytest.param(p, marks=pytest.mark.slow if "privacy" in p.parts else ()) for p in FILES]
+
+
+@pytest.mark.parametrize("path", RUN, ids=[str(p.relative_to(ROOT)) for p in FILES])
 def test_scenarios_run_a_few_steps(path: Path, tmp_path: Path) -> None:
     scenario = fedopt.load(path, {"run.evaluate_every": 1, "run.evaluate_clients": "none"})
     try:
