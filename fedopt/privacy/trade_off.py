@@ -51,10 +51,23 @@ def trade_off(
     Raises:
         AccountingError: no curve exists (vector sums are certified at one delta only).
     """
-    grid = np.concatenate([[0.0], np.geomspace(1e-3, 60.0, 240)])
-    delta = np.minimum(accountant.delta(events, grid, relation), 1.0)
-    fpr = false_positive_rate
-    direct = np.exp(grid) * fpr + delta
+    coarse = np.concatenate([[0.0], np.geomspace(1e-3, 60.0, 240)])
+    best = _detection(events, relation, accountant, false_positive_rate, coarse)
+    # The bound holds at every epsilon; looking closer around the best one only makes it tighter.
+    near = int(best.argmin())
+    fine = np.linspace(coarse[max(0, near - 1)], coarse[min(len(coarse) - 1, near + 1)], 200)
+    closer = _detection(events, relation, accountant, false_positive_rate, fine)
+    advantage = min(1.0, float(accountant.delta(events, np.zeros(1), relation)[0]))
+    reached = float(np.clip(min(best.min(), closer.min()), false_positive_rate, 1.0))
+    return TradeOff(advantage, false_positive_rate, reached)
+
+
+def _detection(
+    events: Events, relation: Relation, accountant: Accountant, false_positive_rate: float, epsilons: np.ndarray
+) -> np.ndarray:
+    """Bound on the true-positive rate by either direction at every epsilon."""
+    delta = np.minimum(accountant.delta(events, epsilons, relation), 1.0)
+    direct = np.exp(epsilons) * false_positive_rate + delta
     # the other direction: 1 - FPR <= exp(e) (1 - TPR) + delta(e)
-    reverse = 1 - (1 - fpr - delta) * np.exp(-grid)
-    return TradeOff(float(delta[0]), fpr, float(np.clip(min(direct.min(), reverse.min()), fpr, 1.0)))
+    reverse = 1 - (1 - false_positive_rate - delta) * np.exp(-epsilons)
+    return np.asarray(np.minimum(direct, reverse))

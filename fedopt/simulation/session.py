@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import resource
 import time
 from pathlib import Path
@@ -67,15 +68,16 @@ class Session:
             self._after_instant,
         )
         self._next_checkpoint = self.scenario.run.checkpoint_every
-        if resume and (self.directory / CHECKPOINT).exists():
-            self._restore()
-        else:
-            self._begin(resume)
-        self._clock_started = time.perf_counter()
-        self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet)
-        with self.progress:
-            ended = self.simulator.run()
-        return self._finish(ended)
+        with self.log:  # whatever happens, the files are closed and what they hold is kept
+            if resume and (self.directory / CHECKPOINT).exists():
+                self._restore()
+            else:
+                self._begin(resume)
+            self._clock_started = time.perf_counter()
+            self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet)
+            with self.progress:
+                ended = self.simulator.run()
+            return self._finish(ended)
 
     # ---- start, resume -----------------------------------------------------------------------------------------
 
@@ -168,10 +170,11 @@ class Session:
         last = run.server_steps is not None and stepped.step >= run.server_steps
         if not diverged and (last or stepped.step % run.evaluate_every == 0):
             row |= self._evaluate(method.evaluated(state), stepped.step)
+            diverged = not math.isfinite(row["test_loss"])
         self.log.add_round(row)
         self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
         if diverged:
-            return f"diverged:the model holds NaN or infinite values after step {stepped.step}; lower client.lr"
+            return f"diverged:the model or its test loss is NaN or infinite after step {stepped.step}; lower client.lr"
         if self._target_reached():
             return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
         return None

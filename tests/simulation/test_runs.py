@@ -43,7 +43,7 @@ def test_the_event_engine_is_a_round_loop_bit_for_bit(tmp_path: Path) -> None:
             messages = tuple(Message({"params": params}, {"version": version, "local_steps": steps[c]}) for c in rows)
             cohort = Cohort(rows, (version,) * len(rows), messages, tuple(steps[c] for c in rows), scenario.seed)
             reply = scenario.client.work(cohort, parts.engine)
-            total = total + reply.parts["update"].weighted_sum(torch.ones(len(rows), dtype=torch.float64))
+            total = total + torch.ones(len(rows)) @ reply.parts["update"].rows()
         params = params + total / 12.0
     assert model_hash(params) == summary["model_sha256"]
 
@@ -148,7 +148,7 @@ def test_a_client_that_returns_nan_is_lost_and_never_aggregated(
 
 
 def test_a_diverged_model_stops_the_run_with_a_report(tmp_path: Path) -> None:
-    scenario = small(aggregator={"kind": "fedavg", "server_lr": 1e38}, run__server_steps=50)
+    scenario = small(aggregator={"kind": "fedavg", "server_lr": 1e39}, run__server_steps=50)
     summary = run_to_end(scenario, tmp_path / "run")
     assert summary["status"] == "diverged" and "lower client.lr" in summary["reason"]
     assert (tmp_path / "run" / "report.html").exists() and len(fedopt.open_run(tmp_path / "run").rounds) < 50

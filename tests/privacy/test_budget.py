@@ -1,0 +1,83 @@
+"""Budgets from bare numbers: values, labels, and that no torch is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fedopt.privacy.budget import (
+    budget_from_numbers,
+    budget_shuffle,
+    effect_of_cohort,
+    effect_of_population,
+    noise_for_targets,
+)
+from fedopt.privacy.gaussian_dp import gaussian_epsilon
+from fedopt.privacy.releases import AccountingError
+
+
+def test_bare_numbers():
+    found = budget_from_numbers(1.0, 0.01, 1000, 1e-5, "add_or_remove_one")
+    assert found["epsilon"] == pytest.approx(1.8282, abs=1e-3)
+    assert found["epsilon_over_steps"][-1] == {"step": 1000, "epsilon": found["epsilon"]}
+    assert (found["delta"], found["relation"], found["epsilon_accountant"]) == (1e-5, "add_or_remove_one", "pld")
+    assert 0 < found["trade_off"]["advantage"] < 1
+    json.dumps(found)
+
+
+def test_relation_changes_the_answer():
+    removed, replaced = (
+        budget_from_numbers(10.0, 1.0, 100, 1e-5, r)["epsilon"] for r in ("zero_out_one", "replace_one")
+    )
+    assert (removed, replaced) == (pytest.approx(4.3772, abs=1e-4), pytest.approx(9.9973, abs=1e-4))
+
+
+def test_without_sampling_there_is_no_amplification():
+    """Trap: A without sampling is one Gaussian with mu = sqrt(1000), not 1.8."""
+    assert budget_from_numbers(1.0, 1.0, 1000, 1e-5)["epsilon"] == pytest.approx(gaussian_epsilon(1000**0.5, 1e-5))
+
+
+def test_shuffle():
+    one = budget_shuffle(4.0, 100_000, 1, 1e-6)
+    assert 0.16754 <= one["epsilon"] <= 0.17279
+    many = budget_shuffle(1.0, 1000, 100, 1e-6)
+    assert many["epsilon"] == pytest.approx(2.166, rel=5e-3) and many["epsilon_of_one_round"] < many["epsilon"]
+    tiny = budget_shuffle(0.01, 2, 3, 1e-9)
+    assert tiny["epsilon"] <= tiny["epsilon_without_shuffling"] == pytest.approx(0.03)
+
+
+def test_noise_for_targets_falls_with_the_target():
+    rows = noise_for_targets(0.05, 100, 1e-5, "add_or_remove_one", (1.0, 4.0))
+    assert rows[0]["noise_multiplier"] > rows[1]["noise_multiplier"]
+    assert all(0.998 * row["target_epsilon"] <= row["epsilon"] <= row["target_epsilon"] for row in rows)
+
+
+def test_effect_of_cohort_and_population():
+    rows = effect_of_cohort(1.0, 1000, (10, 100), 50, 1e-5, "add_or_remove_one")
+    assert rows[0]["epsilon"] < rows[1]["epsilon"] and rows[0]["noise_of_mean"] == 10 * rows[1]["noise_of_mean"]
+    with pytest.raises(AccountingError, match="cohort must be in"):
+        effect_of_cohort(1.0, 10, (20,), 1, 1e-5, "zero_out_one")
+    real, imagined = effect_of_population(1.0, 10, (1000, 1_000_000), 50, 1e-5, "add_or_remove_one", simulated=1000)
+    assert "hypothetical_population" not in real
+    assert imagined["hypothetical_population"] == 1_000_000 and imagined["note"].startswith("HYPOTHETICAL")
+    assert imagined["epsilon"] < real["epsilon"]
+    labelled = budget_from_numbers(1.0, 1e-5, 100, 1e-7, hypothetical_population=1_000_000)
+    assert labelled["note"] == "HYPOTHETICAL: holds only if there were 1000000 units"
+
+
+@pytest.mark.parametrize(("q", "steps", "text"), [(0.0, 1, "sampling_probability"), (0.5, 0, "steps must be >= 1")])
+def test_nonsense_is_refused(q, steps, text):
+    with pytest.raises(AccountingError, match=text):
+        budget_from_numbers(1.0, q, steps, 1e-5)
+
+
+def test_no_torch_and_no_accounting_library_is_imported():
+    code = (
+        "import sys; from fedopt.privacy.budget import budget_from_numbers as b; b(1.0, 0.1, 10, 1e-5); "
+        "print([m for m in ('torch', 'dp_accounting', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
