@@ -32,6 +32,19 @@ class Lost(NamedTuple):
     reason: str
 
 
+class Late(NamedTuple):
+    """A reply to a dispatch that is closed already; its values are never used. Only deployments know such replies.
+
+    Args:
+        flight: the dispatch, as the server described it when it was sent.
+        duplicate: whether another reply to it came before; else it came after its deadline.
+    """
+
+    time: Ticks
+    flight: Any
+    duplicate: bool
+
+
 class Timer(NamedTuple):
     """A time asked for by ``SetTimer`` has come."""
 
@@ -55,7 +68,7 @@ class Collected(NamedTuple):
     queries: int = 0
 
 
-Event = Started | Arrived | Lost | Timer | Settled | Collected
+Event = Started | Arrived | Lost | Late | Timer | Settled | Collected
 
 
 class Dispatch(NamedTuple):

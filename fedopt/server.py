@@ -28,6 +28,7 @@ from fedopt.protocol import (
     Dispatch,
     Event,
     Finished,
+    Late,
     Lost,
     Outcome,
     SetTimer,
@@ -73,6 +74,7 @@ class InFlight:
     uplink_bytes: int
     arrived: Ticks | None = None
     weight: float = 0.0
+    charged: bool = False  # whether its client has paid for its own reply
 
 
 @dataclass
@@ -194,6 +196,8 @@ class Server:
                 return self._arrived(event)
             case Lost():
                 return self._lost(event)
+            case Late():
+                return self._late(event)
             case Timer():
                 return self._timer(event)
             case Settled():
@@ -344,15 +348,34 @@ class Server:
             return []
         flight.arrived = event.time
         state.uplink_bytes += flight.uplink_bytes
-        # A client that protects its own examples has paid once its reply is out, whatever becomes of it.
-        steps = state.tally.local_steps
-        steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
-        if self.mechanism is not None and self.mechanism.paid_on_arrival:
-            state.tally.record(self.mechanism.next_events(state.mechanism, self.public), [flight.client])
+        self.charge(flight)
         commands = self._admit(flight, event.time)
         if self._immediately():
             self._free(flight.client)
         return [*commands, *self._maybe_close(event.time)]
+
+    def charge(self, flight: InFlight) -> None:
+        """Let a client that protects its own replies pay for one; paying twice for one dispatch is not possible.
+
+        It has paid once its reply is out, whatever becomes of it. A deployment also charges dispatches without an
+        answer: their replies may have left the client.
+        """
+        if flight.charged:
+            return
+        flight.charged = True
+        state = self.state
+        steps = state.tally.local_steps
+        steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
+        if self.mechanism is not None and self.mechanism.paid_on_arrival:
+            state.tally.record(self.mechanism.next_events(state.mechanism, self.public), [flight.client])
+
+    def _late(self, event: Late) -> list[Command]:
+        """A second reply to a dispatch, or one after its deadline: written down and paid for, never used."""
+        flight = event.flight
+        self.charge(flight)
+        self.state.uplink_bytes += flight.uplink_bytes
+        row = replace(flight, arrived=event.time, downlink_bytes=0)  # sending it was counted in its first row
+        return [self._outcome(row, "duplicate" if event.duplicate else "rejected", 0.0)]
 
     def _immediately(self) -> bool:
         return self.state.exchange.pacing == "stream" and self.state.exchange.restart == "immediately"
