@@ -132,17 +132,22 @@ def simulate(
 def resume_run(directory: Path, quiet: bool = True) -> Run:
     """Go on with an unfinished run from its last checkpoint; a finished one is returned as it is."""
     from fedopt.runlog import run_state
-    from fedopt.simulation.session import Session
+    from fedopt.simulation.session import Session, close_run
 
-    if run_state(directory) == "absent":
+    if not (directory / "scenario.yaml").exists():
         raise ScenarioError([f"{directory}: holds no run; give a run directory or a scenario."])
     if run_state(directory) != "finished":
         Session(load(directory / "scenario.yaml"), directory, quiet=quiet).run(resume=True)
-    elif not (directory / "report.html").exists():
-        from fedopt.report import write_report
-
-        write_report(directory)
+    elif not _complete(directory):
+        close_run(directory)
     return Run(directory)
+
+
+def _complete(directory: Path) -> bool:
+    """Whether nothing is left to do: the tables are final and the report is written."""
+    from fedopt.runlog import run_state
+
+    return run_state(directory) == "finished" and (directory / "report.html").exists()
 
 
 def open_run(directory: str | Path) -> Run:
@@ -164,12 +169,10 @@ def new_run_directory(scenario: Scenario, base: Path) -> Path:
 
 def find_unfinished(scenario: Scenario, base: Path) -> Path | None:
     """The newest unfinished run of this very scenario under ``base``, or None."""
-    from fedopt.runlog import run_state
-
     wanted = comparable(scenario)
     for directory in sorted((base / scenario.name).glob("*"), reverse=True):
         described = directory / "scenario.yaml"
-        if not described.exists() or run_state(directory) not in ("running",):
+        if not described.exists() or _complete(directory):
             continue
         if comparable(load(described)) == wanted:
             return directory

@@ -90,8 +90,8 @@ class Session:
             self.log.resume(0, 0)  # killed before the first checkpoint: the run starts over in the same directory
             self._write_scenario()
             return
+        self._write_scenario()  # first: a folder with a scenario can be resumed
         self.log.start(self._known())
-        self._write_scenario()
 
     def _write_scenario(self) -> None:
         from fedopt.yaml_writer import to_yaml
@@ -219,8 +219,6 @@ class Session:
     def _finish(self, ended: Finished) -> dict[str, Any]:
         from safetensors.torch import save
 
-        from fedopt.report import write_report
-
         method, state = self.scenario.aggregator, self.parts.server.state
         params = method.evaluated(state.method).detach()
         if ended.status != "diverged" and self.last_evaluation.get("step") != state.step:
@@ -230,8 +228,7 @@ class Session:
         self._write_privacy()
         summary = self._summary(ended, params)
         self.log.finish(summary, self._clients(params, ended))
-        (self.directory / CHECKPOINT).unlink(missing_ok=True)
-        write_report(self.directory)
+        close_run(self.directory)
         return summary
 
     def _write_privacy(self) -> None:
@@ -300,6 +297,14 @@ class Session:
         if self.scenario.privacy is None:
             return {}
         return self.parts.server.affordable.final(self.parts.server.state)
+
+
+def close_run(directory: Path) -> None:
+    """What is left once the tables are final: no checkpoint, and the report. May be repeated after a kill."""
+    from fedopt.report import write_report
+
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    write_report(directory)
 
 
 def model_hash(params: torch.Tensor) -> str:
