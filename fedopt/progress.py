@@ -24,10 +24,17 @@ class Progress:
         total_steps: planned server steps, or None if the run ends by something else.
         quiet: show nothing at all.
         stream: where to write; standard error by default, so that output can be piped.
+        clock: what the times are, in words.
     """
 
-    def __init__(self, total_steps: int | None, quiet: bool = False, stream: TextIO | None = None):
-        self.total_steps, self.quiet = total_steps, quiet
+    def __init__(
+        self,
+        total_steps: int | None,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: str = "virtual time",
+    ):
+        self.total_steps, self.quiet, self.clock = total_steps, quiet, clock
         self._stream = stream
         self._rich: RichProgress | None = None
         self._row: dict[str, Any] = {}
@@ -92,7 +99,7 @@ class Progress:
         step, total = int(self._row.get("step") or 0), self.total_steps
         parts = [f"step {step}/{total}" if total else f"step {step}"]
         if self._row.get("time_s") is not None:
-            parts.append(f"virtual time {self._row['time_s']:.4g} s")
+            parts.append(f"{self.clock} {self._row['time_s']:.4g} s")
         if self._metric:
             parts.append(self._metric)
         elif self._row.get("train_loss") is not None:

@@ -55,7 +55,7 @@ def _evaluated(population: int) -> list[int]:
 
 def _class_counts(parts: Parts, client: int) -> list[int] | None:
     data = parts.data
-    if data.task.kind != "classification":
+    if data.task.kind != "classification" or not len(data.train):  # a server without the clients' labels
         return None
     labels = data.train.targets[data.clients.of(client)]
     return np.bincount(labels, minlength=data.task.num_outputs).tolist()

@@ -6,6 +6,7 @@ import hashlib
 import math
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,26 @@ from fedopt.runlog import RunLog, check_writable, write_atomically
 from fedopt.scenario import Scenario
 from fedopt.simulation import checkpoint
 from fedopt.simulation.assembly import Parts, assemble
+from fedopt.simulation.hooks import Driver, Hooks
 from fedopt.simulation.simulator import Simulator
 
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
 UPDATE_ROW_BYTES, ROUND_ROW_BYTES = 130, 600
+
+
+def on_virtual_clock(parts: Parts, hooks: Hooks) -> Driver:
+    """The driver of a simulation."""
+    return Simulator(
+        parts.server,
+        parts.computation,
+        parts.clock,
+        parts.scenario.client.batch_size_of,
+        hooks.on_step,
+        hooks.on_outcome,
+        hooks.on_failure,
+        hooks.after_instant,
+    )
 
 
 class Session:
@@ -33,11 +49,23 @@ class Session:
         directory: run directory.
         quiet: no live view.
         data: already loaded data, or None.
+        make_driver: makes what drives the server; a deployment gives its own.
+        noise: source of privacy noise; None for the simulation's seeded streams.
+        withheld: columns that must not be written (a private deployment has not paid for them).
     """
 
-    def __init__(self, scenario: Scenario, directory: Path, quiet: bool = False, data: Any = None):
+    def __init__(
+        self,
+        scenario: Scenario,
+        directory: Path,
+        quiet: bool = False,
+        data: Any = None,
+        make_driver: Callable[[Parts, Hooks], Driver] = on_virtual_clock,
+        noise: Any = None,
+        withheld: frozenset[str] = frozenset(),
+    ):
         self.scenario, self.directory, self.quiet = scenario, directory, quiet
-        self._data = data
+        self._data, self._make_driver, self._noise, self._withheld = data, make_driver, noise, withheld
         self.log = RunLog(directory)
         self.best: tuple[float, int] | None = None
         self.last_evaluation: dict[str, Any] = {}
@@ -55,18 +83,10 @@ class Session:
             ValueError, FileNotFoundError: the scenario does not fit the data or this machine.
         """
         check_writable(self.directory, self._bytes_needed())
-        self.parts = assemble(self.scenario, self._data)
+        self.parts = assemble(self.scenario, self._data, self._noise)
         self.warnings += self.parts.warnings
-        self.simulator = Simulator(
-            self.parts.server,
-            self.parts.computation,
-            self.parts.clock,
-            self.scenario.client.batch_size_of,
-            self._on_step,
-            self._on_outcome,
-            self._on_failure,
-            self._after_instant,
-        )
+        hooks = Hooks(self._on_step, self._on_outcome, self._on_failure, self._after_instant, self._save_checkpoint)
+        self.driver = self._make_driver(self.parts, hooks)
         self._next_checkpoint = self.scenario.run.checkpoint_every
         with self.log:  # whatever happens, the files are closed and what they hold is kept
             if resume and (self.directory / CHECKPOINT).exists():
@@ -76,7 +96,7 @@ class Session:
             self._clock_started = time.perf_counter()
             self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet)
             with self.progress:
-                ended = self.simulator.run()
+                ended = self.driver.run()
             return self._finish(ended)
 
     # ---- start, resume -----------------------------------------------------------------------------------------
@@ -116,7 +136,7 @@ class Session:
         device = self.parts.engine.device
         tree = checkpoint.load(self.directory / CHECKPOINT, device)
         server, computation = self.parts.server, self.parts.computation
-        server.state, self.simulator.state = tree["server"], tree["simulator"]
+        server.state, self.driver.state = tree["server"], tree["simulator"]
         computation.restore(tree["computation"])
         computation.states.restore(tree["states"])
         self.best, self.last_evaluation, self.counts = tree["best"], tree["last_evaluation"], tree["counts"]
@@ -133,7 +153,7 @@ class Session:
             "step": position.step,
             "update_rows": position.update_rows,
             "server": server.state,
-            "simulator": self.simulator.state,
+            "simulator": self.driver.state,
             "computation": computation.storable(),
             "states": computation.states.snapshot(),
             "best": self.best,
@@ -168,9 +188,11 @@ class Session:
         row |= self._epsilon(stepped)
         diverged = not bool(torch.isfinite(state.params).all())
         last = run.server_steps is not None and stepped.step >= run.server_steps
-        if not diverged and (last or stepped.step % run.evaluate_every == 0):
+        due = last or stepped.step % run.evaluate_every == 0
+        if not diverged and due and "test_loss" not in self._withheld:
             row |= self._evaluate(method.evaluated(state), stepped.step)
             diverged = not math.isfinite(row["test_loss"])
+        row = {name: value for name, value in row.items() if name not in self._withheld}
         self.log.add_round(row)
         self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
         if diverged:
@@ -221,7 +243,8 @@ class Session:
 
         method, state = self.scenario.aggregator, self.parts.server.state
         params = method.evaluated(state.method).detach()
-        if ended.status != "diverged" and self.last_evaluation.get("step") != state.step:
+        outdated = self.last_evaluation.get("step") != state.step
+        if ended.status != "diverged" and outdated and "test_loss" not in self._withheld:
             self.last_evaluation = {**self.parts.engine.evaluate(params), "step": state.step}
         tensors = {n: v.contiguous().cpu() for n, v in self.parts.engine.spec.unflatten(params.clone()).items()}
         write_atomically(self.directory / MODEL, save(tensors))
@@ -241,7 +264,9 @@ class Session:
     def _clients(self, params: torch.Tensor, ended: Finished) -> list[dict[str, Any]]:
         from fedopt.simulation.clients_table import clients_rows
 
-        return clients_rows(self.parts, params, self.scenario.run.evaluate_clients, ended)
+        evaluate = "none" if "local_metric" in self._withheld else self.scenario.run.evaluate_clients
+        rows = clients_rows(self.parts, params, evaluate, ended)
+        return [{name: value for name, value in row.items() if name not in self._withheld} for row in rows]
 
     def _known(self) -> dict[str, Any]:
         """What the summary knows before the first step."""
@@ -272,7 +297,7 @@ class Session:
             "status": ended.status,
             "reason": ended.reason,
             "steps": state.step,
-            "time_s": self.simulator.state.now / self.parts.clock.ticks_per_second,
+            "time_s": self.driver.state.now / self.parts.clock.ticks_per_second,
             "wall_s": wall,
             "metric_name": self.last_evaluation.get("metric_name"),
             "metric_goal": self.parts.engine.metric_goal,

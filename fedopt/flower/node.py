@@ -1,0 +1,260 @@
+"""One client's side of a deployment: work and protection of one message, with what must survive the process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedopt.clients.base import ClientWork, stack_states
+from fedopt.data.base import FederatedData
+from fedopt.engine.base import Cohort, UpdateBatch
+from fedopt.engine.engine import CohortEngine
+from fedopt.flower.memory import Memory
+from fedopt.privacy.base import ClientContext, Mechanism
+from fedopt.privacy.system_noise import SystemNoise
+from fedopt.scenario import Scenario
+from fedopt.simulation.assembly import choose_device, protected
+from fedopt.simulation.states import StateStore
+from fedopt.types import Message, Public
+
+
+class NodeRefusal(RuntimeError):
+    """The node does not do this work; the text says why and holds no data."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One task, as the server sent it.
+
+    Args:
+        facts: dispatch, client, task, step, phase, seed, public, state_from, mechanism, config.
+        message: what the method sent.
+        digest: of the whole message: names its noise, so that a repeated message gets the same reply.
+    """
+
+    facts: dict[str, Any]
+    message: Message
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back: tensors, and facts that may leave the node."""
+
+    parts: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+
+class Node:
+    """Does a client's work.
+
+    Args:
+        scenario: as packed with the app: the node trusts its own copy, never what the server says about noise.
+        data: local data (every other client may be empty).
+        memory: survives the process.
+    """
+
+    def __init__(self, scenario: Scenario, data: FederatedData, memory: Memory):
+        self.scenario, self.data, self.memory = scenario, data, memory
+
+    def work(self, order: Order) -> Answer:
+        """Do one task.
+
+        Raises:
+            NodeRefusal: the client's own budget does not allow it.
+        """
+        began = time.time()
+        facts, scenario = order.facts, self.scenario
+        public = public_of(facts["public"])
+        mechanism = self._mechanism(public)
+        private = self._randomises(mechanism)
+        if private:
+            assert mechanism is not None
+            self._pay(order, mechanism, public)
+        noise = SystemNoise(self._key(order.digest))
+        settings = scenario.engine
+        # Who knows the seed knows which examples a step drew: amplification by sampling needs a secret one.
+        seed = int.from_bytes(self._key(order.digest)[:7], "little") if private else int(facts["seed"])
+        engine = CohortEngine(
+            scenario.model,
+            self.data,
+            choose_device(settings.device),
+            scenario.seed,
+            formulation=settings.formulation,
+            chunk=settings.chunk,
+            dtype=settings.dtype,
+            threads=settings.threads,
+        )
+        work = protected(scenario.client, mechanism, noise if private else None)
+        parts, metrics, queries = self._compute(order, engine, work, seed)
+        if mechanism is not None:
+            parts = self._protect(order, mechanism, parts, noise, public)
+        rows = {name: batch.rows()[0] for name, batch in parts.items()}
+        reply: dict[str, Any] = {"dispatch": facts["dispatch"], "client": facts["client"], "queries": queries}
+        if scenario.privacy is None:  # losses and durations are information about the data
+            reply |= {"metrics": metrics, "began": began, "seconds": time.time() - began}
+        return Answer(rows, reply)
+
+    def _mechanism(self, public: Public) -> Mechanism | None:
+        """The scenario's mechanism with its noise set, calibrated here and once."""
+        if self.scenario.privacy is None:
+            return None
+        mechanism = self.scenario.privacy.mechanism.prepared(self.scenario, public)
+        if mechanism.noise_level() is not None:
+            return mechanism
+        return self._calibrated(public)
+
+    def _calibrated(self, public: Public) -> Mechanism:
+        from fedopt.components import build, dump
+        from fedopt.privacy.plan import plan
+
+        stored = self.memory.get("mechanism")
+        if stored is None:
+            mechanism = plan(self.scenario, public).mechanism
+            self.memory.put("mechanism", dump(mechanism))
+            return mechanism
+        problems: list[Any] = []
+        built = build("fedopt.privacy.mechanisms", stored, (), problems)
+        assert isinstance(built, Mechanism), problems
+        return built.prepared(self.scenario, public)
+
+    def _randomises(self, mechanism: Mechanism | None) -> bool:
+        """Whether noise is added here: the client then pays for its reply, and what it draws must be secret."""
+        if mechanism is None or mechanism.noise_level() == 0:
+            return False
+        assert self.scenario.privacy is not None
+        return mechanism.client_ledgers or self.scenario.privacy.trust != "central"
+
+    def _key(self, digest: bytes) -> bytes:
+        """Noise key of one message: fixed for the message, independent between messages, unknown outside the node."""
+        stored = self.memory.get("noise_key")
+        if stored is None:
+            stored = os.urandom(32).hex()
+            self.memory.put("noise_key", stored)
+        return hashlib.blake2b(digest, key=bytes.fromhex(stored), digest_size=32).digest()
+
+    # ---- the client's own ledger -------------------------------------------------------------------------------
+
+    def _pay(self, order: Order, mechanism: Mechanism, public: Public) -> None:
+        """Write the task into the client's ledger before doing it; the same message is never paid for twice."""
+        from fedopt.privacy.spending import epsilon_of
+
+        client, steps = int(order.facts["client"]), int(order.message.config["local_steps"])
+        ledger = self.memory.get("ledger", {})
+        mine = ledger.setdefault(str(client), {})
+        mine[order.digest.hex()] = steps
+        privacy = self.scenario.privacy
+        assert privacy is not None
+        if privacy.max_epsilon is not None:
+            profile = _own_profile(mechanism, mine, client, _knowing_itself(public, self.data, client), self.scenario)
+            spent = epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant)
+            if spent > privacy.max_epsilon:
+                raise NodeRefusal(f"client {client}: this task would exceed max_epsilon = {privacy.max_epsilon:g}")
+        self.memory.put("ledger", ledger)
+
+    # ---- work --------------------------------------------------------------------------------------------------
+
+    def _compute(
+        self, order: Order, engine: CohortEngine, work: ClientWork, seed: int
+    ) -> tuple[dict[str, UpdateBatch], dict[str, float], int]:
+        facts, client = order.facts, int(order.facts["client"])
+        states = StateStore(work.initial_state(engine.spec), engine.device)
+        before = self._state_before(order, states) if states.names else None
+        parts = {name: tensor.to(engine.device) for name, tensor in order.message.parts.items()}
+        cohort = Cohort(
+            clients=(client,),
+            tasks=(int(facts["task"]),),
+            messages=(replace(order.message, parts=parts),),
+            steps=(int(order.message.config["local_steps"]),),
+            seed=seed,
+            phase=str(facts["phase"]),
+            states=stack_states([before]) if before is not None else None,
+        )
+        reply = work.work(cohort, engine)
+        if reply.states is not None:
+            self._keep_state(client, int(facts["dispatch"]), {n: v[0] for n, v in reply.states.items()})
+        metrics = {name: float(values[0]) for name, values in reply.metrics.items()}
+        return dict(reply.parts), metrics, reply.queries[0] if reply.queries else 0
+
+    def _state_before(self, order: Order, states: StateStore) -> dict[str, torch.Tensor]:
+        """State the client starts from: the one its named earlier task left behind, zeros at first."""
+        client, wanted = int(order.facts["client"]), order.facts.get("state_from")
+        kept = self.memory.get("states", {}).get(str(client), [])
+        for dispatch in [d for d in kept if wanted is None or d < wanted]:
+            self.memory.forget_tensors(f"{client}.{dispatch}")
+        if wanted is None:
+            return states.get(client)
+        found = self.memory.tensors(f"{client}.{wanted}")
+        if found is None:
+            raise NodeRefusal(
+                f"client {client}: the state of dispatch {wanted} is not on this node; was it replaced? Stateful "
+                "client work needs the same node throughout a run"
+            )
+        return {name: tensor.to(states._device) for name, tensor in found.items()}
+
+    def _keep_state(self, client: int, dispatch: int, state: dict[str, torch.Tensor]) -> None:
+        stored = self.memory.get("states", {})
+        stored[str(client)] = sorted({*stored.get(str(client), []), dispatch})
+        self.memory.put("states", stored)
+        self.memory.put_tensors(f"{client}.{dispatch}", state)
+
+    def _protect(
+        self, order: Order, mechanism: Mechanism, parts: dict[str, UpdateBatch], noise: SystemNoise, public: Public
+    ) -> dict[str, UpdateBatch]:
+        """The client's half of the mechanism, before anything leaves the node."""
+        facts = order.facts
+        context = ClientContext(
+            (int(facts["client"]),), (int(facts["task"]),), int(facts["step"]), noise, public, (1.0,)
+        )
+        dimension = sum(b.rows().shape[1] for b in parts.values())
+        state = mechanism.init(public.dimension or dimension, public)
+        known = {name: value for name, value in facts.get("mechanism", {}).items() if name in state._fields}
+        return dict(mechanism.on_client(parts, context, state._replace(**known)).parts)
+
+
+def public_facts(public: Public) -> dict[str, Any]:
+    """Public constants as facts of a message."""
+    counts = public.num_examples
+    return {
+        "num_clients": public.num_clients,
+        "expected_cohort": public.expected_cohort,
+        "is_private": public.is_private,
+        # Without privacy the server may know the counts, but nobody else needs them.
+        "num_examples": None if counts is None or not public.is_private else [int(n) for n in counts],
+        "horizon": public.horizon,
+        "seed": public.seed,
+        "concurrency": public.concurrency,
+        "dimension": public.dimension,
+    }
+
+
+def public_of(facts: dict[str, Any]) -> Public:
+    """Public constants from the facts of a message."""
+    counts = facts.get("num_examples")
+    return Public(**{**facts, "num_examples": None if counts is None else np.array(counts, dtype=np.int64)})
+
+
+def _knowing_itself(public: Public, data: FederatedData, client: int) -> Public:
+    """The constants with the client's own number of examples, which it may use for its own ledger."""
+    if public.num_examples is not None:
+        return public
+    counts = np.zeros(public.num_clients, dtype=np.int64)
+    counts[client] = data.clients.sizes()[client]
+    return replace(public, num_examples=counts)
+
+
+def _own_profile(
+    mechanism: Mechanism, paid: dict[str, int], client: int, public: Public, scenario: Scenario
+) -> tuple[tuple[Any, int], ...]:
+    """Events of the tasks a client has paid for."""
+    if mechanism.client_ledgers:
+        event = mechanism.step_event(client, public, scenario)  # type: ignore[attr-defined]
+        return ((event, sum(paid.values())),)
+    state = mechanism.init(public.dimension or 1, public)
+    return tuple((event, len(paid)) for event in mechanism.next_events(state, public))

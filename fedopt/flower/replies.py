@@ -1,0 +1,192 @@
+"""Replies that have arrived: checked on arrival, handed to the server as one batch when a step asks for them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from flwr.app import Message as FlowerMessage
+
+from fedopt.clients.base import stack_states
+from fedopt.engine.base import Cohort, DenseUpdates, UpdateBatch
+from fedopt.flower.wire import Form, WireError, facts_of, tensors_of
+from fedopt.privacy.base import ClientContext
+from fedopt.protocol import Collect, Collected, Dispatch
+from fedopt.simulation.assembly import Parts
+from fedopt.simulation.computation import UNBOUNDED, Replies, _Part, _totals
+from fedopt.simulation.states import StateStore
+from fedopt.types import Ticks
+
+# Clipping on the client and measuring on the server round differently.
+NORM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Received:
+    """A checked reply, or why it cannot be used."""
+
+    parts: dict[str, torch.Tensor]
+    queries: int = 0
+    metrics: dict[str, float] | None = None
+    problem: str | None = None
+    num_bytes: int = 0
+    seconds: float | None = None
+    began: float | None = None
+
+
+class Templates:
+    """What a reply must look like, found by doing the work once on the server with whatever data it has.
+
+    Args:
+        parts: the assembled run.
+    """
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._found: dict[tuple[Any, ...], dict[str, Form]] = {}
+
+    def of(self, dispatch: Dispatch, step: int) -> dict[str, Form]:
+        """Forms of the parts of a reply to this dispatch."""
+        steps = int(dispatch.message.config["local_steps"])
+        settings = {k: v for k, v in dispatch.message.config.items() if k != "version"}
+        key = (dispatch.phase, tuple(dispatch.message.parts), steps, repr(settings))
+        if key not in self._found:
+            self._found[key] = self._probe(dispatch, steps, step)
+        return self._found[key]
+
+    def _probe(self, dispatch: Dispatch, steps: int, step: int) -> dict[str, Form]:
+        computation, server = self._parts.computation, self._parts.server
+        states = StateStore(computation.work.initial_state(computation.engine.spec), computation.engine.device)
+        cohort = Cohort(
+            clients=(dispatch.client,),
+            tasks=(dispatch.task,),
+            messages=(dispatch.message,),
+            steps=(steps,),
+            seed=0,
+            phase=dispatch.phase,
+            states=stack_states([states.get(dispatch.client)]) if states.names else None,
+        )
+        parts: Any = computation.work.work(cohort, computation.engine).parts
+        if server.mechanism is not None:
+            assert server.noise is not None
+            context = ClientContext((dispatch.client,), (dispatch.task,), step, server.noise, server.public, (1.0,))
+            parts = server.mechanism.on_client(parts, context, server.state.mechanism).parts
+        return {name: Form.of(batch.rows()[0]) for name, batch in parts.items()}
+
+
+def received(message: FlowerMessage, dispatch: Dispatch, node: int, expected: dict[str, Form]) -> Received:
+    """A reply, checked: sender, names, types, shapes, sizes, finite numbers. Never raises for a bad message."""
+    try:
+        if message.metadata.src_node_id != node:
+            raise WireError("it comes from another node than the one that was asked")
+        facts = facts_of(message.content)
+        if facts.get("dispatch") != dispatch.dispatch_id or facts.get("client") != dispatch.client:
+            raise WireError("it answers another task")
+        parts = tensors_of(message.content, expected)
+        return Received(
+            parts,
+            _count(facts.get("queries", 0)),
+            _numbers(facts.get("metrics", {})),
+            None,
+            sum(form.num_bytes for form in expected.values()),
+            _number(facts.get("seconds")),
+            _number(facts.get("began")),
+        )
+    except WireError as error:
+        problem = f"client {dispatch.client}, version {dispatch.version}: the reply is not used: {error}"
+        return Received({}, problem=problem)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise WireError("its number of queries is not a count")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise WireError("a duration in it is not a number of seconds")
+    return float(value)
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, dict) or len(values) > 20:
+        raise WireError("its metrics are not a mapping of numbers")
+    good = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {str(name): float(value) for name, value in good.items()}
+
+
+def collect(run: Parts, kept: dict[int, Received], command: Collect, time: Ticks) -> tuple[Collected, dict[str, float]]:
+    """Values of the asked replies in client order, and means of their metrics.
+
+    Args:
+        run: the assembled run.
+        kept: replies by dispatch; those asked for are taken out.
+        command: which ones.
+        time: now.
+    Raises:
+        ValueError: the mechanism cannot weight replies.
+    """
+    server = run.server
+    ids = [meta.dispatch_id for meta in command.metas]
+    replies = {i: _checked(run, kept.pop(i, Received({}, problem="the reply was not kept"))) for i in ids}
+    failed = {i: r.problem for i, r in replies.items() if r.problem is not None}
+    metas = tuple(m for m in command.metas if m.dispatch_id not in failed)
+    weights = tuple(w for m, w in zip(command.metas, command.weights, strict=True) if m.dispatch_id not in failed)
+    mechanism = server.mechanism
+    if mechanism is not None and mechanism.unit_weights and any(weight != 1.0 for weight in weights):
+        raise ValueError(f"{mechanism.kind()} needs every reply to count with weight 1; use weighting: uniform")
+    batches = _batches([replies[m.dispatch_id].parts for m in metas], run.engine.device)
+    own = mechanism.own_parts if mechanism is not None else ()
+    totals = _totals(batches, list(weights), own)
+    parts = {
+        name: _Part(batch, (1.0,) * len(weights) if name in own else weights, totals[name])
+        for name, batch in batches.items()
+    }
+    queries = sum(r.queries for r in replies.values())
+    means = _means([replies[m.dispatch_id].metrics or {} for m in metas])
+    if mechanism is not None and mechanism.anonymous:
+        metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
+    state, public = server.state.mechanism, server.public
+    bound_of = (lambda part: UNBOUNDED) if mechanism is None else (lambda part: mechanism.bound(part, state, public))
+    return Collected(time, Replies(metas, weights, parts, bound_of), failed, queries), means
+
+
+def _checked(run: Parts, reply: Received) -> Received:
+    """Under central trust the bound that noise is calibrated to is enforced, not believed."""
+    server = run.server
+    privacy = run.scenario.privacy
+    if reply.problem is not None or server.mechanism is None or privacy is None or privacy.trust != "central":
+        return reply
+    for name, tensor in reply.parts.items():
+        limit = server.mechanism.bound(name, server.state.mechanism, server.public).l2
+        if name == "update" or name in server.mechanism.own_parts:
+            norm = float(tensor.double().norm())
+            if privacy.unit == "client" and norm > limit * (1 + NORM_TOLERANCE):
+                return replace(reply, problem=f"a reply's {name} exceeds the clipping norm; it is not used")
+    return reply
+
+
+def _batches(rows: list[dict[str, torch.Tensor]], device: Any) -> dict[str, UpdateBatch]:
+    """One batch per part, rows in the given order."""
+    if not rows:
+        return {}
+    found: dict[str, UpdateBatch] = {}
+    for name in rows[0]:
+        values = torch.stack([row[name] for row in rows]).to(device)
+        if values.is_floating_point():
+            found[name] = DenseUpdates(values)
+        else:
+            from fedopt.privacy.mechanisms._integers import IntegerUpdates
+
+            found[name] = IntegerUpdates(values)
+    return found
+
+
+def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    names = {name for found in metrics for name in found}
+    return {n: sum(m[n] for m in metrics if n in m) / sum(n in m for m in metrics) for n in sorted(names)}
