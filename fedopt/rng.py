@@ -8,6 +8,7 @@ These streams are for simulation. Deployed privacy noise never comes from here b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,3 +48,48 @@ def torch_generator(device: str | torch.device, seed: int, purpose: str, *ids: i
     made = torch.Generator(device=device)
     made.manual_seed(key(seed, purpose, *ids) & 0x7FFF_FFFF_FFFF_FFFF)
     return made
+
+
+class TorchDraws:
+    """Draws of one stream from a torch generator, in the order asked for.
+
+    Args:
+        generator: fresh, used by nobody else.
+    """
+
+    def __init__(self, generator: torch.Generator):
+        self._generator = generator
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Standard normals."""
+        import torch
+
+        return torch.randn(tuple(shape), generator=self._generator, device=self._generator.device, dtype=dtype)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Uniform in [0, 1)."""
+        import torch
+
+        return torch.rand(tuple(shape), generator=self._generator, device=self._generator.device, dtype=dtype)
+
+    def exponential(self, shape: Sequence[int]) -> torch.Tensor:
+        """Exponentials of mean 1, float64."""
+        import torch
+
+        made = torch.empty(tuple(shape), device=self._generator.device, dtype=torch.float64)
+        return made.exponential_(1.0, generator=self._generator)
+
+    def poisson(self, rate: float, shape: Sequence[int]) -> torch.Tensor:
+        """Poisson counts of this mean, int64."""
+        import torch
+
+        rates = torch.full(tuple(shape), rate, device=self._generator.device, dtype=torch.float64)
+        return torch.poisson(rates, generator=self._generator).long()
+
+    def binomial(self, trials: int, probability: float, shape: Sequence[int]) -> torch.Tensor:
+        """Numbers of successes, int64."""
+        import torch
+
+        counts = torch.full(tuple(shape), float(trials), device=self._generator.device, dtype=torch.float64)
+        chances = torch.full_like(counts, probability)
+        return torch.binomial(counts, chances, generator=self._generator).long()

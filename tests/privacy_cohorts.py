@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
 from fedopt.aggregators.base import fixed_mean
 from fedopt.engine.base import DenseUpdates
 from fedopt.privacy.base import ClientContext, own_mean
-from fedopt.rng import torch_generator
+from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.sampling.base import SamplingClaim
 from fedopt.types import Public
 
 
-class SeededNoise:
+class SeededNoise(SimulatedNoise):
     """Named streams, as in a simulation."""
 
     def __init__(self, seed: int = 0):
-        self.seed = seed
-
-    def generator(self, device: Any, *ids: int) -> torch.Generator:
-        return torch_generator(device, self.seed, "privacy_noise", *ids)
+        super().__init__(seed)
 
 
 class Batch:

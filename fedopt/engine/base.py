@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fedopt.rng import TorchDraws, torch_generator
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -229,7 +231,8 @@ class ExampleClipping:
         style: flat (min(1, C/norm)), or automatic (C/(norm + stability)).
         per_layer: C_l of every parameter tensor, or None for one norm over all.
         stability: gamma of automatic clipping.
-        noise_purpose: name of the simulated noise stream; never a public one.
+        noise_purpose: name of the noise stream; never a public one.
+        noise: source of the noise (``fedopt.privacy.base.Noise``); None in a simulation, whose streams are seeded.
         difference_clipping_norm: largest norm of a difference of one example's gradients at two points, over the
             distance of the points (gradient-difference work), or None.
     """
@@ -241,6 +244,13 @@ class ExampleClipping:
     stability: float = 0.01
     noise_purpose: str = "dp_sgd_noise"
     difference_clipping_norm: float | None = None
+    noise: Any = None
+
+    def draws(self, device: Any, seed: int, client: int, task: int) -> Any:
+        """Stream of the noise of one client's task (``fedopt.privacy.base.Draws``)."""
+        if self.noise is not None:
+            return self.noise.example_draws(device, self.noise_purpose, client, task)
+        return TorchDraws(torch_generator(device, seed, self.noise_purpose, client, task))
 
 
 @dataclass(frozen=True)
@@ -311,4 +321,9 @@ class Engine(Protocol):
 
     def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Losses of examples, no gradient: parameters ``[rows, d]``, indices ``[rows, batch]`` -> ``[rows, batch]``."""
+        ...
+
+    @property
+    def loss_values(self) -> Any:
+        """Losses as values of the parameters (``fedopt.engine.values.LossValues``), for zeroth-order work."""
         ...

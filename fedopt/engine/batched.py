@@ -221,13 +221,13 @@ class NoiseStreams:
             return
         self._std = clipping.noise_std
         names = zip(chunk.clients, chunk.tasks, strict=True)
-        self._streams = [torch_generator(task.device, chunk.seed, clipping.noise_purpose, c, t) for c, t in names]
+        self._streams = [clipping.draws(task.device, chunk.seed, c, t) for c, t in names]
         self._buffer = torch.empty(len(chunk), task.spec.size, device=task.device)
 
     def draw(self, rows: int, scales: torch.Tensor) -> torch.Tensor:
         """Noise of one step for the active rows, divided by the denominators ``[rows, d]``."""
         for row in range(rows):
-            torch.randn(self._buffer.shape[1], generator=self._streams[row], out=self._buffer[row])
+            self._buffer[row] = self._streams[row].normal((self._buffer.shape[1],))
         return self._buffer[:rows].mul_((self._std * scales)[:, None])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fedopt.engine.base import DenseUpdates, ExampleClipping
 from fedopt.engine.flat_module import FlatModule
 from fedopt.engine.rules import apply_rule, clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
-from fedopt.rng import torch_generator
 
 
 class Loop:
@@ -50,7 +51,7 @@ class Loop:
             apply_rule(model.flat, model.gradient, start, buffer, rates[step], rule, correction, step == 0)
         return total / batches if batches else torch.full((), float("nan"))
 
-    def _gradient(self, chunk: Chunk, row: int, step: int, noise: torch.Generator | None) -> torch.Tensor | None:
+    def _gradient(self, chunk: Chunk, row: int, step: int, noise: Any) -> torch.Tensor | None:
         """Leave the batch gradient in the buffer; the mean loss of the batch, or None if it is empty."""
         model, count = self._model, int(chunk.counts[row, step])
         denominator = float(chunk.denominators[row, step])
@@ -98,15 +99,13 @@ class Loop:
             piece.mul_(clipping_factors(clipping, piece.norm(), bound))
 
 
-def _noise_stream(
-    chunk: Chunk, row: int, clipping: ExampleClipping | None, device: torch.device
-) -> torch.Generator | None:
+def _noise_stream(chunk: Chunk, row: int, clipping: ExampleClipping | None, device: torch.device) -> Any:
     if clipping is None or clipping.noise_std == 0.0:
         return None
-    return torch_generator(device, chunk.seed, clipping.noise_purpose, chunk.clients[row], chunk.tasks[row])
+    return clipping.draws(device, chunk.seed, chunk.clients[row], chunk.tasks[row])
 
 
-def _noise(clipping: ExampleClipping, like: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
+def _noise(clipping: ExampleClipping, like: torch.Tensor, noise: Any) -> torch.Tensor:
     if noise is None:
         return torch.zeros_like(like)
-    return torch.randn(like.shape, generator=noise, device=like.device) * clipping.noise_std
+    return torch.as_tensor(noise.normal(like.shape)) * clipping.noise_std

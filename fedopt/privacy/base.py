@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -23,11 +23,42 @@ class NeedsDimension(ValueError):
     """The noise depends on the number of parameters, which only a model knows."""
 
 
-class Noise(Protocol):
-    """Source of randomness for privacy: named seeded streams in simulation, the operating system when deployed."""
+class Draws(Protocol):
+    """One stream of randomness; every call goes on where the last one stopped."""
 
-    def generator(self, device: Any, *ids: int) -> torch.Generator:
-        """A fresh generator for one draw, named by integers (step, part, client, task ...)."""
+    def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Standard normals (float32 unless said)."""
+        ...
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Uniform in [0, 1)."""
+        ...
+
+    def exponential(self, shape: Sequence[int]) -> torch.Tensor:
+        """Exponentials of mean 1, float64."""
+        ...
+
+    def poisson(self, rate: float, shape: Sequence[int]) -> torch.Tensor:
+        """Poisson counts, int64."""
+        ...
+
+    def binomial(self, trials: int, probability: float, shape: Sequence[int]) -> torch.Tensor:
+        """Numbers of successes, int64."""
+        ...
+
+
+class Noise(Protocol):
+    """Source of randomness for privacy: ``SimulatedNoise`` in simulation, ``SystemNoise`` when deployed.
+
+    The same names give the same stream within one object.
+    """
+
+    def draws(self, device: Any, *ids: int) -> Draws:
+        """The stream of one draw, named by integers (step, part, client, task ...)."""
+        ...
+
+    def example_draws(self, device: Any, purpose: str, client: int, task: int) -> Draws:
+        """The stream of the noise inside one client's training (DP-SGD)."""
         ...
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from fedopt.clients.base import ClientWork
 from fedopt.data.base import FederatedData
 from fedopt.devices.base import Fleet
 from fedopt.engine.engine import CohortEngine
-from fedopt.privacy.base import Mechanism
-from fedopt.rng import torch_generator
+from fedopt.privacy.base import Mechanism, Noise
+from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.scenario import Scenario
 from fedopt.server import Limits, Server
 from fedopt.simulation.computation import Computation
@@ -23,6 +25,8 @@ from fedopt.types import Count, Message, Public
 
 # Expected durations are listed for methods that weight by speed; beyond this many clients that list is not built.
 LISTED_CLIENTS = 200_000
+# Expectations of random durations: largest population, draws per client, and the first of their task numbers.
+DRAWN_CLIENTS, MOST_DRAWS, FIRST_DRAW = 2_000, 1_000, 10**9
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,6 @@ class Parts:
     warnings: tuple[str, ...] = ()
 
 
-class SimulatedNoise:
-    """Privacy noise of a simulation, from named seeded streams; a deployment never uses it."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def generator(self, device: Any, *ids: int) -> torch.Generator:
-        """Generator of one draw."""
-        return torch_generator(device, self.seed, "privacy_noise", *ids)
-
-
 def choose_device(wanted: str) -> torch.device:
     """``auto`` is CUDA where there is one.
 
@@ -60,12 +53,13 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
+def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise | None = None) -> Parts:
     """Build a run.
 
     Args:
         scenario: a checked scenario.
         data: already loaded data (several runs of a comparison share it), or None.
+        noise: source of privacy noise; None is the simulation's seeded streams. A deployment gives ``SystemNoise()``.
     Raises:
         FileNotFoundError, ValueError: the data or the model do not fit; the message says what to change.
     """
@@ -84,9 +78,9 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
     clock = DeviceClock(scenario.devices, _fleet(scenario, data))
     params = engine.initial_parameters()
     public = replace(_public(scenario, data, clock), dimension=params.numel())
-    noise = SimulatedNoise(scenario.seed)
+    source = SimulatedNoise(scenario.seed) if noise is None else noise
     mechanism, affordable, warnings = _privacy(scenario, public)
-    work = _protected(scenario.client, mechanism)
+    work = protected(scenario.client, mechanism, noise)
     server = Server(
         scenario.aggregator,
         scenario.sampling,
@@ -97,7 +91,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
         scenario.seed,
         work_of=_work_of(work, data, clock, engine, mechanism),
         mechanism=mechanism,
-        noise=noise,
+        noise=source,
         affordable=affordable,
     )
     memory = int(settings.memory_gib * 2**30)
@@ -111,7 +105,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None) -> Parts:
         memory,
         states,
         mechanism=mechanism,
-        noise=noise,
+        noise=source,
     )
     return Parts(scenario, data, engine, clock, server, computation, warnings)
 
@@ -158,7 +152,7 @@ def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Publ
         seconds_per_task=_expected_seconds(scenario, data, clock),
         horizon=scenario.run.server_steps,
         seed=scenario.seed,
-        expected_ceil=getattr(clock.compute, "expected_ceil", None),
+        expected_ceil=_expected_ceil(scenario, data, clock),
         concurrency=scenario.sampling.slots(clients),
     )
     close = scenario.aggregator.plan(None, public).close
@@ -175,6 +169,32 @@ def _expected_seconds(scenario: Scenario, data: FederatedData, clock: DeviceCloc
     return clock.compute.expected(steps, scenario.client.batch_size_of(largest))
 
 
+def _expected_ceil(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
+    """dt -> E[ceil(T_i / dt)] of every client, the mean over seeded draws of the device model that no task uses.
+
+    None where transfers take time (their bytes are not known here) and for populations too large to draw for.
+    """
+    clients = data.clients.num_clients
+    if clients > DRAWN_CLIENTS or scenario.devices.network.kind() != "none":
+        return None
+    draws = min(MOST_DRAWS, max(100, 200_000 // clients))
+    message, sizes = Message({}, {"version": 0}), data.clients.sizes()
+
+    def one(client: int) -> list[float]:
+        examples = int(sizes[client])
+        steps, batch = scenario.client.planned_steps(examples, message), scenario.client.batch_size_of(examples)
+        return [float(clock.compute.seconds(client, FIRST_DRAW + k, steps, batch)) for k in range(draws)]
+
+    @lru_cache(maxsize=1)
+    def durations() -> np.ndarray:
+        return np.array([one(client) for client in range(clients)])
+
+    def expected_ceil(period: Fraction) -> list[float]:
+        return np.maximum(1.0, np.ceil(durations() / float(period))).mean(axis=1).tolist()
+
+    return expected_ceil
+
+
 def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:
     run, privacy = scenario.run, scenario.privacy
     return Limits(
@@ -184,10 +204,16 @@ def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:
     )
 
 
-def _protected(work: ClientWork, mechanism: Mechanism | None) -> ClientWork:
-    """Client work that clips and randomises every example, where the mechanism asks for it."""
+def protected(work: ClientWork, mechanism: Mechanism | None, noise: Noise | None = None) -> ClientWork:
+    """Client work that clips and randomises every example, where the mechanism asks for it.
+
+    Args:
+        work: of the scenario.
+        mechanism: with its noise set, or None.
+        noise: source of noise inside training; None for the simulation's seeded streams.
+    """
     clipping = mechanism.example_clipping() if mechanism is not None else None
-    return work if clipping is None else work.protected(clipping)
+    return work if clipping is None else work.protected(replace(clipping, noise=noise))
 
 
 def _work_of(

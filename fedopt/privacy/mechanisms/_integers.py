@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from fedopt.privacy.base import Draws
+
 
 @dataclass(frozen=True)
 class IntegerUpdates:
@@ -105,18 +107,17 @@ def rounded_norm(scaled_norm: float, dimension: int, beta: float) -> float:
     return min(c + root, usual)
 
 
-def round_within(row: torch.Tensor, limit: float, generator: torch.Generator) -> torch.Tensor:
+def round_within(row: torch.Tensor, limit: float, draw: Draws) -> torch.Tensor:
     """Unbiased stochastic rounding of a row ``[d]`` float64, redrawn until its norm is at most ``limit``.
 
     Raises:
         ValueError: no draw fits, so the bound is wrong.
     """
-    import torch
 
     low = row.floor()
     share = row - low
     for _ in range(1000):
-        up = torch.rand(row.shape, generator=generator, device=row.device, dtype=row.dtype) < share
+        up = draw.uniform(row.shape, row.dtype) < share
         whole = low + up
         if float(whole.square().sum()) <= limit * limit:
             return whole.long()

@@ -37,10 +37,7 @@ class NoisyUpdates:
         return len(self.ids)
 
     def _draw(self, row: int, like: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        made = self.noise.generator(like.device, *self.ids[row])
-        return torch.randn(self.dimension, generator=made, device=like.device, dtype=like.dtype).mul_(self.stds[row])
+        return self.noise.draws(like.device, *self.ids[row]).normal((self.dimension,), like.dtype).mul_(self.stds[row])
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sum of rows and noise."""

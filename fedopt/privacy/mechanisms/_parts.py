@@ -76,7 +76,7 @@ def normal(noise: Noise, like: torch.Tensor, std: float, *ids: int) -> torch.Ten
 
     if std == 0.0:
         return torch.zeros_like(like)
-    return torch.randn(like.shape, generator=noise.generator(like.device, *ids), device=like.device).mul_(std)
+    return noise.draws(like.device, *ids).normal(like.shape).mul_(std)
 
 
 def require_bound(name: str, bound: Bound | None) -> Bound:

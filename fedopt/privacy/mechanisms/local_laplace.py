@@ -93,6 +93,5 @@ def _laplace(noise: Noise, rows: Any, scale: float, *ids: int) -> torch.Tensor:
 
     if scale == 0.0:
         return torch.zeros_like(rows[0])
-    draw = torch.empty(2, rows.shape[1], device=rows.device, dtype=torch.float64)
-    draw.exponential_(1.0, generator=noise.generator(rows.device, *ids))
+    draw = noise.draws(rows.device, *ids).exponential((2, rows.shape[1]))
     return ((draw[0] - draw[1]) * scale).to(rows.dtype)

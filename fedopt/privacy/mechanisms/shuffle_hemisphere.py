@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from fedopt.engine.base import UpdateBatch
+    from fedopt.privacy.base import Draws
 
 
 class State(NamedTuple):
@@ -96,21 +97,21 @@ class ShuffleHemisphere(Mechanism):
         (name, batch) = next(iter(clipped.items()))
         rows = batch.rows()
         made = [
-            self._message(row, context.noise.generator(rows.device, CLIENT, context.step, 0, *who))
+            self._message(row, context.noise.draws(rows.device, CLIENT, context.step, 0, *who))
             for row, who in zip(rows, zip(context.clients, context.tasks, strict=True), strict=True)
         ]
         return ClientResult({name: DenseUpdates(torch.stack(made))}, metrics)
 
-    def _message(self, row: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    def _message(self, row: torch.Tensor, draw: Draws) -> torch.Tensor:
         """One randomised row ``[d]``."""
         import torch
 
         norm = float(row.double().norm())
-        sign_coin, side_coin = torch.rand(2, generator=draw, device=row.device, dtype=torch.float64).tolist()
+        sign_coin, side_coin = draw.uniform((2,), torch.float64).tolist()
         direction = row / norm if norm > 0 else torch.nn.functional.one_hot(torch.tensor(0), row.numel()).to(row)
         if sign_coin >= 0.5 + min(norm / self.clipping_norm, 1.0) / 2:
             direction = -direction
-        normal = torch.randn(row.shape, generator=draw, device=row.device, dtype=row.dtype)
+        normal = draw.normal(row.shape, row.dtype)
         towards = side_coin < 1.0 / (1.0 + math.exp(-self.local))
         flip = (float(normal @ direction) > 0) != towards
         return normal * ((-1.0 if flip else 1.0) * self.length(row.numel()) / float(normal.double().norm()))

@@ -132,10 +132,10 @@ class ShuffleVectorSum(Mechanism):
         scaled = ((rows + self.clipping_norm) * (self.steps / (2 * self.clipping_norm))).clamp(0, self.steps)
         made = []
         for row, who in zip(scaled, zip(context.clients, context.tasks, strict=True), strict=True):
-            draw = context.noise.generator(rows.device, CLIENT, context.step, 0, *who)
+            draw = context.noise.draws(rows.device, CLIENT, context.step, 0, *who)
             low = row.floor()
-            up = torch.rand(row.shape, generator=draw, device=row.device, dtype=row.dtype) < row - low
-            made.append((low + up).long() + _binomial(self.noise_bits, self.bias, row, draw))
+            up = draw.uniform(row.shape, row.dtype) < row - low
+            made.append((low + up).long() + draw.binomial(self.noise_bits, self.bias, row.shape))
         return ClientResult({name: IntegerUpdates(torch.stack(made))}, metrics)
 
     def release(
@@ -188,12 +188,3 @@ class ShuffleVectorSum(Mechanism):
     def references(self) -> tuple[str, ...]:
         """Source."""
         return ("Cheu et al. 2022, Shuffle Private Stochastic Convex Optimization, ICLR, arXiv:2106.09805",)
-
-
-def _binomial(trials: int, probability: float, like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """Bin(trials, probability) ``[d]`` int64."""
-    import torch
-
-    counts = torch.full(like.shape, float(trials), dtype=torch.float64, device=like.device)
-    chances = torch.full(like.shape, probability, dtype=torch.float64, device=like.device)
-    return torch.binomial(counts, chances, generator=draw).long()

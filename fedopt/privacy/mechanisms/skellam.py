@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from fedopt.engine.base import UpdateBatch
+    from fedopt.privacy.base import Draws
 
 
 class State(NamedTuple):
@@ -138,7 +139,7 @@ class Skellam(WithMultiplier):
         turned = rotate(wide, self._signs(context.step, context.public, rows)) * self.steps_per_unit()
         made = []
         for row, who in zip(turned, zip(context.clients, context.tasks, strict=True), strict=True):
-            draw = context.noise.generator(rows.device, CLIENT, context.step, 0, *who)
+            draw = context.noise.draws(rows.device, CLIENT, context.step, 0, *who)
             whole = round_within(row, self.integer_limit(), draw)
             made.append((whole + _skellam(self.share_variance(), row, draw)) % 2**self.bits)
         return ClientResult({name: IntegerUpdates(torch.stack(made), 2**self.bits)}, metrics)
@@ -205,10 +206,7 @@ class Skellam(WithMultiplier):
         )
 
 
-def _skellam(variance: float, like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+def _skellam(variance: float, like: torch.Tensor, draw: Draws) -> torch.Tensor:
     """Integer noise ``[d]`` of this variance: the difference of two Poisson counts."""
-    import torch
-
-    rates = torch.full((2, like.numel()), variance / 2, device=like.device, dtype=torch.float64)
-    counts = torch.poisson(rates, generator=draw)
-    return (counts[0] - counts[1]).long()
+    counts = draw.poisson(variance / 2, (2, like.numel()))
+    return counts[0] - counts[1]

@@ -12,6 +12,7 @@ from fedopt.engine.base import DenseUpdates
 from fedopt.privacy.mechanisms._integers import IntegerUpdates, hadamard, padded, round_within, rounded_norm
 from fedopt.privacy.mechanisms.skellam import Skellam
 from fedopt.privacy.releases import SkellamEvent
+from fedopt.rng import TorchDraws
 from fedopt.types import Public
 
 
@@ -56,7 +57,7 @@ def test_without_noise_the_mean_is_recovered_to_the_grid():
 
 def test_rounding_is_unbiased_and_within_its_norm():
     row = torch.tensor([0.3, -1.7, 2.5, 0.0, 0.9], dtype=torch.float64)
-    draw = torch.Generator().manual_seed(0)
+    draw = TorchDraws(torch.Generator().manual_seed(0))
     found = torch.stack([round_within(row, 10.0, draw) for _ in range(4000)]).double()
     error = found.std(0) / 4000**0.5
     assert bool(((found.mean(0) - row).abs() <= 4 * error + 1e-12).all())
