@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fedopt.components import Settings
 
@@ -34,8 +35,11 @@ class ClientWork(Settings):
         """|a_i|_1 of FedNova: how far a constant unit gradient moves the model in ``steps`` steps, over lr."""
 
     @abstractmethod
-    def initial_state(self, spec: ParamSpec) -> dict[str, int]:
-        """Sizes of the per-client state tensors kept between tasks (zero at first); empty when stateless."""
+    def initial_state(self, spec: ParamSpec) -> Mapping[str, int | None]:
+        """Sizes of the per-client state tensors kept between tasks (zero at first); empty when stateless.
+
+        None: a tensor of any shape and type that may change from task to task, empty at first.
+        """
 
     @abstractmethod
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
@@ -53,8 +57,14 @@ class ClientWork(Settings):
         )
 
 
-def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Per-client states as one tensor per name ``[rows, size]``."""
+def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Per-client states as one tensor per name ``[rows, size]``, or a list of tensors where their shapes differ."""
     import torch
 
-    return {name: torch.stack([s[name] for s in states]) for name in states[0]} if states else {}
+    if not states:
+        return {}
+    columns = {name: [state[name] for state in states] for name in states[0]}
+    return {
+        name: torch.stack(column) if len({(part.shape, part.dtype) for part in column}) == 1 else column
+        for name, column in columns.items()
+    }

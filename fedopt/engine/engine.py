@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedopt.engine.objective import ObjectiveSteps
 from fedopt.engine.select import Selection, select
 from fedopt.engine.tasks import LossTask, Trained, make_chunk
 from fedopt.engine.updates import ReorderedUpdates
+from fedopt.engine.values import LossValues
 from fedopt.models.base import Model
 from fedopt.rng import key
 from fedopt.types import ParamSpec
@@ -178,6 +180,11 @@ class CohortEngine:
             outputs = self._model.module(self._train[0][indices[row]])
             losses[row] = self._loss(outputs, self._train[1][indices[row]])
         return losses
+
+    @cached_property
+    def loss_values(self) -> LossValues:
+        """Losses of the model as values of its parameters, for zeroth-order work; not for black-box tasks."""
+        return LossValues(self._model.module, self.spec, self._loss, *self._train)
 
     def evaluate(self, params: torch.Tensor, split: Split = "test") -> dict[str, Any]:
         """Loss and metric on pooled examples: ``loss, metric_name, metric_value, accuracy`` (None if there is none).

@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,24 @@ class StateStore:
     """Named state tensors of the clients that have any; everybody else has zeros.
 
     Args:
-        sizes: name -> number of elements; empty when client work is stateless.
+        sizes: name -> number of elements; empty when client work is stateless. None: a tensor of any shape and type
+            that may change from task to task; then all of the state is kept in memory as it is, empty at first.
         device: where ``get`` puts tensors.
         memory_bytes: beyond this, rows go to a memory-mapped file in ``folder`` (or the system's temporary folder).
         folder: where to spill.
     """
 
     def __init__(
-        self, sizes: dict[str, int], device: Any = "cpu", memory_bytes: int = 1 << 30, folder: Path | None = None
+        self,
+        sizes: Mapping[str, int | None],
+        device: Any = "cpu",
+        memory_bytes: int = 1 << 30,
+        folder: Path | None = None,
     ):
         self.names = tuple(sizes)
-        self._sizes, self._device = sizes, device
-        self._width = sum(sizes.values())
+        self._growing: dict[int, dict[str, torch.Tensor]] | None = {} if None in sizes.values() else None
+        self._sizes, self._device = {name: size or 0 for name, size in sizes.items()}, device
+        self._width = sum(self._sizes.values())
         self._rows_in_memory = max(1, memory_bytes // max(1, 4 * self._width))
         self._slot: dict[int, int] = {}
         self._memory: list[np.ndarray] = []
@@ -38,7 +45,7 @@ class StateStore:
         self._capacity = 0
 
     def __len__(self) -> int:
-        return len(self._slot)
+        return len(self._slot) if self._growing is None else len(self._growing)
 
     @property
     def spilled(self) -> int:
@@ -46,13 +53,20 @@ class StateStore:
         return max(0, len(self._slot) - len(self._memory))
 
     def get(self, client: int) -> dict[str, torch.Tensor]:
-        """State of a client, zeros if it never committed one. Always a copy."""
+        """State of a client, zeros if it never committed one (empty where sizes may change). Always a copy."""
+        if self._growing is not None:
+            kept = self._growing.get(client)
+            empty = torch.zeros(0, device=self._device)
+            return {name: (empty if kept is None else kept[name]).clone() for name in self.names}
         slot = self._slot.get(client)
         row = np.zeros(self._width, dtype=np.float32) if slot is None else self._read(slot)
         return self._split(torch.from_numpy(row.copy()).to(self._device))
 
     def put(self, client: int, state: dict[str, torch.Tensor]) -> None:
         """Commit a client's state."""
+        if self._growing is not None:
+            self._growing[client] = {name: state[name] for name in self.names}
+            return
         row = torch.cat([state[name].reshape(-1).float().cpu() for name in self.names]).numpy()
         slot = self._slot.setdefault(client, len(self._slot))
         self._write(slot, row)
@@ -91,12 +105,17 @@ class StateStore:
 
     def snapshot(self) -> dict[str, Any]:
         """All states as plain arrays, for a checkpoint."""
+        if self._growing is not None:
+            return {"growing": dict(self._growing)}
         clients = sorted(self._slot, key=lambda c: self._slot[c])
         rows = np.stack([self._read(s) for s in range(len(clients))]) if clients else np.zeros((0, self._width))
         return {"clients": clients, "rows": torch.from_numpy(rows.astype(np.float32))}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Take over a snapshot."""
+        if self._growing is not None:
+            self._growing = dict(snapshot["growing"])
+            return
         self._slot, self._memory = {}, []
         for slot, client in enumerate(snapshot["clients"]):
             self._slot[int(client)] = slot

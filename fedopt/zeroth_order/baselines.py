@@ -17,14 +17,14 @@ et al. 2020 (SCAFFOLD, options I and II); Li et al. 2020 (FedProx).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from fedopt import rng
 from fedopt.zeroth_order import optimizers
-from fedopt.zeroth_order.estimators import Estimate, Objective, draw, estimate, evaluate, factor
+from fedopt.zeroth_order.estimators import Estimate, Objective, draw, estimate, evaluate, factor, forward_gradient
 from fedopt.zeroth_order.settings import FiniteDifferenceSettings
 
 
@@ -58,6 +58,9 @@ def estimate_at(
         settings.directions, dimension, keys, settings.count, turn * settings.count, points.device, points.dtype
     )
     scale = factor(settings.directions, dimension)
+    if settings.scheme == "jvp":
+        made = forward_gradient(objective, points, directions)
+        return made._replace(gradient=made.gradient * scale)
     return estimate(objective, points, directions, settings.radius, settings.scheme, scale)
 
 
@@ -73,6 +76,7 @@ def local_phase(
     keys: Sequence[int],
     correction: torch.Tensor | None = None,
     first_round: bool = False,
+    objective_at: Callable[[int], Objective] | None = None,
 ) -> LocalPhase:
     """T local steps of every client.
 
@@ -83,13 +87,15 @@ def local_phase(
         keys: from `round_keys`.
         correction: SCAFFOLD's term from `control_correction`; None adds nothing.
         first_round: no correction and no proximal term.
+        objective_at: the objective of local step 0, 1, ... where it changes (a batch per step); default the same.
 
     Guarantees: asks for ``1 + T * queries_per_estimate`` values per client, the last one at x_{r,T}.
     """
     points, total, queries = start, torch.zeros_like(start), 0
     state = optimizers.init(start)
     for turn in range(settings.local_steps):
-        made = estimate_at(points, objective, settings, keys, turn)
+        now = objective if objective_at is None else objective_at(turn)
+        made = estimate_at(points, now, settings, keys, turn)
         queries += made.queries
         total = total + made.gradient
         gradient = made.gradient

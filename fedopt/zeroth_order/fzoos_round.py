@@ -60,7 +60,7 @@ def initial_queries(
 def local_phase(
     log: QueryLog,
     start: torch.Tensor,
-    maps: RandomFeatures,
+    maps: RandomFeatures | None,
     global_weights: torch.Tensor | None,
     own_weights: torch.Tensor | None,
     objective: Objective,
@@ -74,8 +74,8 @@ def local_phase(
     Args:
         log: query logs of the cohort; use the returned log afterwards.
         start: ``[cohort, d]``, the global point x_{r-1} each client received.
-        maps: the shared random features.
-        global_weights: w_{r-1}, ``[M]``; None in round 1 (no correction).
+        maps: the shared random features; None where nothing is corrected.
+        global_weights: w_{r-1}, ``[M]`` or ``[cohort, M]``; None in round 1 (no correction).
         own_weights: the clients' last weights ``[cohort, M]``; None in round 1.
         objective: noisy values, points ``[cohort, q, d]`` to ``[cohort, q]``.
         settings: see `FzoosSettings`.
@@ -94,7 +94,7 @@ def local_phase(
     for turn in range(1, settings.local_steps + 1):
         surrogate = _fit(log, points, settings, lengthscales)
         gradient = gp.gradient(surrogate, points[:, None, :])[:, 0]
-        if difference is not None:
+        if difference is not None and maps is not None:
             correction = random_features.gradient(maps, points, difference)
             past_steps = (round_number - 1) * settings.local_steps
             gamma = correction_length(settings, turn, past_steps, gradient, correction, points, global_gradient)

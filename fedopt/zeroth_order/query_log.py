@@ -6,6 +6,7 @@ clients fit their surrogates in one batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,21 @@ def empty(
     return QueryLog(points, values, values.clone(), torch.zeros(clients, dtype=torch.int64, device=device), 0)
 
 
+def stack(
+    rows: Sequence[tuple[torch.Tensor, torch.Tensor]], dimension: int, device: torch.device | str = "cpu"
+) -> QueryLog:
+    """One log from (points ``[n_i, d]``, values ``[n_i]``) of every client, padded to the longest; float64."""
+    sizes = [len(values) for _, values in rows]
+    longest = max(sizes, default=0)
+    points = torch.zeros(len(rows), longest, dimension, device=device, dtype=torch.float64)
+    made = points.new_zeros(len(rows), longest)
+    for row, ((where, what), size) in enumerate(zip(rows, sizes, strict=True)):
+        if size:
+            points[row, :size], made[row, :size] = where, what
+    counts = torch.tensor(sizes, dtype=torch.int64, device=device)
+    return QueryLog(points, made, points.square().sum(-1), counts, longest)
+
+
 def append(log: QueryLog, points: torch.Tensor, values: torch.Tensor) -> QueryLog:
     """The log with ``points`` ``[clients, k, d]`` and ``values`` ``[clients, k]`` added.
 
@@ -74,7 +90,7 @@ def nearest(log: QueryLog, centre: torch.Tensor, size: int | None) -> Window:
     if size is None or size >= log.longest:
         return Window(points, values, filled)
     # |centre|^2 is the same for all points of a client, so it does not change the order.
-    distance = (norms - 2 * (points @ centre[..., None]).squeeze(-1)).masked_fill(~filled, torch.inf)
+    distance = (norms - 2 * torch.bmm(points, centre[..., None]).squeeze(-1)).masked_fill(~filled, torch.inf)
     chosen = distance.topk(size, largest=False).indices
     clients = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Window(points[clients, chosen], values[clients, chosen], filled[clients, chosen])

@@ -102,9 +102,12 @@ def fit_weights(
     base = centre @ maps.frequencies.T + maps.phases  # [cohort, M]
     offsets = (points - centre[:, None, :]).float() * mask[..., None]
     gram = _gram(maps, offsets, base, mask.to(points.dtype))
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal += torch.where(mask, torch.full_like(scaled, ridge), torch.ones_like(scaled))
-    alpha = torch.cholesky_solve(scaled[..., None], torch.linalg.cholesky(gram)).squeeze(-1) * mask
+    added = torch.where(mask, torch.full_like(scaled, ridge), torch.ones_like(scaled))
+    factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(added))
+    if bool(failed.any()):  # points too far apart for float32 products: form the matrix from float64 features
+        known = features(maps, centre[:, None, :] + offsets.to(points.dtype)) * mask[..., None]
+        factor = torch.linalg.cholesky(known @ known.mT + torch.diag_embed(added))
+    alpha = torch.cholesky_solve(scaled[..., None], factor).squeeze(-1) * mask
     weights = alpha.sum(1, keepdim=True) * base.cos() * maps.amplitude
     for piece in _slices(base):
         weights[:, piece] += (alpha.float()[:, None, :] @ _feature_change(maps, offsets, base, piece)).squeeze(1)

@@ -109,6 +109,10 @@ class FzoosSettings(Section):
         around_global = 1 + min(self.global_active_queries, self.global_candidates)
         return 1 + self.local_steps + self._active() * active_steps + around_global
 
+    def queries_after_last_point(self) -> int:
+        """Active queries that follow the query of x_{r,T}."""
+        return self._active() if self.query_after_last_step else 0
+
     def _active(self) -> int:
         return min(self.active_queries, self.candidates)
 
@@ -126,7 +130,9 @@ class FiniteDifferenceSettings(Section):
         description="orthogonal_unscaled is the reference program's estimate, d times too small; harmless under adam "
         "alone, wrong beside a proximal term",
     )
-    scheme: Literal["forward", "central", "one_point"] = Field("forward", description="finite-difference scheme")
+    scheme: Literal["forward", "central", "one_point", "jvp"] = Field(
+        "forward", description="finite differences, or jvp: exact directional derivatives (forward gradients)"
+    )
     count: int = Field(20, ge=1, description="Q, directions per estimate")
     radius: float = Field(0.01, gt=0, description="lambda, smoothing radius in units of the optimised variable")
     proximal: float = Field(1.0, ge=0, description="fedprox: weight of the pull towards the round's start")
@@ -138,8 +144,9 @@ class FiniteDifferenceSettings(Section):
         return cls.model_validate({"method": method, "directions": "orthogonal_unscaled", "project": False})
 
     def queries_per_estimate(self) -> int:
-        """Q + 1 forward, 2 Q central, Q one-point."""
-        return {"forward": self.count + 1, "central": 2 * self.count, "one_point": self.count}[self.scheme]
+        """Q + 1 forward, 2 Q central, Q one-point and jvp."""
+        counts = {"forward": self.count + 1, "central": 2 * self.count, "one_point": self.count, "jvp": self.count}
+        return counts[self.scheme]
 
     def queries_per_round(self, count_control: bool = True, corrected: bool = True) -> int:
         """Function values one client asks for in a round: 1 + T (Q + 1) in the forward scheme.

@@ -1,0 +1,99 @@
+"""A step back where the mean function did not fall: a wrapper around any aggregator that works in rounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from fedopt.aggregators.base import Admission, Method, Reduced, Step, no_bound, weighted_mean
+from fedopt.components import KindOf
+from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import torch
+
+
+class State(NamedTuple):
+    """State of the wrapper."""
+
+    params: torch.Tensor  # of the inner state, shape [d]
+    inner: Any
+    previous: torch.Tensor  # before the inner step, shape [d]
+    exchange: Exchange | None  # what the inner method wants next, after the check
+    checking: bool
+
+
+class Safeguard(Method):
+    """Keeps the old model unless the clients' mean value at the new one is smaller; wraps another aggregator.
+
+    After every new version the same clients are asked for their values at the old and the new model (2 queries, 8 d
+    bytes down, 8 bytes up each; a server step of phase ``check``). If the mean did not fall, ``params <- previous``.
+
+    The authors' program of FZooS does this to every method with the true global function and without counting it; the
+    paper does not mention it. Here it is an option that costs its queries and messages; leave it out by default.
+
+    Guarantees: with exact values and everybody taking part the objective never rises.
+
+    References: reference implementation of Shu et al. 2023, arXiv:2308.04077.
+    """
+
+    inner: Annotated[Method, KindOf("fedopt.aggregators")] = Field(
+        {"kind": "fedavg"}, validate_default=True, description="the aggregator whose steps are checked"
+    )
+
+    def problems(self, public: Public) -> tuple[str, ...]:
+        """Streams have no cohort to ask again; values have no bound."""
+        found = self.inner.problems(public)
+        if self.inner.plan(None, public).pacing == "stream":
+            found += ("safeguard needs an aggregator that works in rounds; a stream has no cohort to ask again",)
+        return (*found, no_bound(self, "values of private functions")) if public.is_private else found
+
+    def init(self, params: torch.Tensor, public: Public) -> State:
+        """Start the inner method."""
+        return State(params, self.inner.init(params, public), params, None, False)
+
+    def plan(self, state: State | None, public: Public) -> Exchange:
+        """That of the inner method."""
+        return self.inner.plan(None if state is None else state.inner, public)
+
+    def payload(self, state: State, client: int, last_version: int | None) -> Message:
+        """Both models in a check, else what the inner method sends."""
+        if not state.checking:
+            return self.inner.payload(state.inner, client, last_version)
+        parts = {"params": state.params, "previous": state.previous}
+        return Message(parts, {"check": True}, 8 * state.params.numel())
+
+    def admit(self, state: State, meta: ReplyMeta, public: Public) -> Admission:
+        """That of the inner method."""
+        return self.inner.admit(state.inner, meta, public)
+
+    def reduce(self, state: State, batch: ReplyBatch, public: Public) -> Reduced:
+        """Mean values ``[2]`` in a check."""
+        if not state.checking:
+            return self.inner.reduce(state.inner, batch, public)
+        return {"values": weighted_mean(batch, "values", state.params.new_zeros(2), public)} if batch.metas else {}
+
+    def step(self, state: State, released: dict[str, torch.Tensor], public: Public) -> Step:
+        """Check a new version; after the check go on from the better model."""
+        if state.checking:
+            new, old = released["values"].tolist() if "values" in released else (1.0, 0.0)
+            kept = state.params if new < old else state.previous
+            done = State(kept, state.inner._replace(params=kept), kept, None, False)
+            return Step(done, new_version=False, exchange=state.exchange)
+        made = self.inner.step(state.inner, released, public)
+        candidate = made.state.params
+        checking = made.new_version
+        after = State(candidate, made.state, state.params, made.exchange, checking)
+        exchange = Exchange(phase="check", cohort="same") if checking else made.exchange
+        return Step(after, made.new_version, exchange)
+
+    def forget(self, state: State, in_use: Collection[int]) -> State:
+        """Pass on."""
+        return state._replace(inner=self.inner.forget(state.inner, in_use))
+
+    def references(self) -> tuple[str, ...]:
+        """Sources of both."""
+        return (*self.inner.references(), "reference implementation of Shu et al. 2023, arXiv:2308.04077")

@@ -1,0 +1,132 @@
+"""What zeroth-order clients share: the client's function as values only, its batches, and the check of two points.
+
+A client's function is the objective of a black-box task, or the loss of the model on the client's examples. Every
+value that is asked for is one query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from fedopt.clients.base import ClientWork
+from fedopt.engine.base import BatchPlan, Cohort, CohortReply, DenseUpdates, Engine
+from fedopt.rng import generator
+from fedopt.types import Message, ParamSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Values = Callable[["torch.Tensor"], "torch.Tensor"]  # points [cohort or 1, queries, d] -> values [cohort, queries]
+
+CHECK = "check"  # phase in which the server compares two points by their values
+
+
+class BlackBoxWork(ClientWork):
+    """Abstract: client work that only asks for values of the client's function."""
+
+    batch_size: int | Literal["full"] = Field(
+        "full", description="examples behind one value of a model's loss, >= 1, or full; black-box tasks have none"
+    )
+    order: Literal["shuffled", "sampled"] = Field(
+        "sampled", description="how batches are drawn: shuffled passes, or a fresh sample for every local step"
+    )
+
+    def batch_size_of(self, num_examples: int) -> int:
+        """``min(B, n_i)``, or n_i for full batches."""
+        return num_examples if self.batch_size == "full" else min(self.batch_size, num_examples)
+
+    def normalizer(self, steps: int) -> float:
+        """|a_i|_1 = steps."""
+        return float(steps)
+
+    def initial_state(self, spec: ParamSpec) -> dict[str, int | None]:
+        """Stateless unless the work says otherwise."""
+        return {}
+
+    def plan(self, cohort: Cohort, engine: Engine) -> BatchPlan:
+        """Batches of a cohort."""
+        return engine.plan_batches(cohort, self.batch_size, self.order)
+
+    def values_at(self, cohort: Cohort, engine: Engine, rows: list[int] | None = None) -> Callable[[int], Values]:
+        """Local step t -> the function of every row in that step; a batch is shared by all values of a step.
+
+        Args:
+            rows: rows of the cohort, in order; all of them by default.
+        """
+        chosen = list(range(len(cohort))) if rows is None else rows
+        if engine.data.objective is not None:
+            values = objective_values(cohort, engine, chosen)
+            return lambda step: values
+        return model_values(engine, self.plan(cohort, engine), chosen)
+
+
+def objective_values(cohort: Cohort, engine: Engine, rows: list[int]) -> Values:
+    """Values of a black-box task; noise comes from a stream per task, in the order in which values are asked for."""
+    import torch
+
+    objective = engine.data.objective
+    assert objective is not None
+    clients = [cohort.clients[row] for row in rows]
+    noisy = getattr(objective, "noise_std", 0.0) > 0
+    streams = [generator(cohort.seed, "query_noise", cohort.clients[r], cohort.tasks[r]) for r in rows if noisy]
+
+    def values(points: torch.Tensor) -> torch.Tensor:
+        points = points.expand(len(clients), -1, -1)
+        draw = None
+        if streams:
+            normals = [torch.from_numpy(stream.standard_normal(points.shape[1])) for stream in streams]
+            draw = torch.stack(normals).to(points)
+        found: torch.Tensor = objective.values(clients, points, draw)
+        return found
+
+    return values
+
+
+def model_values(engine: Engine, plan: BatchPlan, rows: list[int]) -> Callable[[int], Values]:
+    """Mean losses on the batches of a plan."""
+    import torch
+
+    losses, device = engine.loss_values, engine.device
+
+    def at(step: int) -> Values:
+        last = max(0, min(step, plan.counts.shape[1] - 1))
+        indices: np.ndarray = plan.indices[rows, last] if plan.counts.shape[1] else plan.indices[rows, :0].sum(1)
+        counts = plan.counts[rows, last] if plan.counts.shape[1] else plan.counts[rows].sum(1)
+        where, real = torch.from_numpy(indices).to(device), torch.from_numpy(counts).to(device)
+
+        def values(points: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = losses.means(points.float(), where, real)
+            return made.to(points.dtype)
+
+        return values
+
+    return at
+
+
+def in_unit_cube(engine: Engine, project: bool) -> bool:
+    """Whether iterates are kept in [0, 1]: only where the problem lives there."""
+    objective = engine.data.objective
+    return project and getattr(objective, "lower", None) == 0.0 and getattr(objective, "upper", None) == 1.0
+
+
+def groups(keys: list[tuple[int, ...]]) -> list[list[int]]:
+    """Rows with equal keys, in ascending order of the keys."""
+    return [[row for row, key in enumerate(keys) if key == wanted] for wanted in sorted(set(keys))]
+
+
+def is_check(message: Message) -> bool:
+    """Whether the server asks for values at two points only."""
+    return bool(message.config.get("check", False))
+
+
+def check_reply(cohort: Cohort, engine: Engine, work: BlackBoxWork) -> CohortReply:
+    """Values ``[rows, 2]`` at ``params`` and ``previous``; two queries per client, 8 bytes up."""
+    import torch
+
+    points = torch.stack([cohort.stacked("params"), cohort.stacked("previous")], dim=1).to(engine.device)
+    found = work.values_at(cohort, engine)(0)(points.double())
+    return CohortReply({"values": DenseUpdates(found)}, states=cohort.states, queries=(2,) * len(cohort))
