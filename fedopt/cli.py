@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from fedopt.flower.commands import app as deploy_commands
+
 app = typer.Typer(
     help="Simulate, compare and deploy private and federated optimisation.",
     no_args_is_help=True,
@@ -225,6 +227,47 @@ def budget(
     except ValueError as error:
         _fail([f"budget: {error}"])
     typer.echo(json.dumps(result, indent=2) if as_json else as_text(result))
+
+
+app.add_typer(deploy_commands, name="deploy")
+
+
+@app.command()
+def audit(
+    target: Annotated[Path, typer.Argument(help="Scenario file, or a run directory, which then holds audit.json.")],
+    settings: Setting = None,
+    method: Annotated[str | None, typer.Option(help="all, one_run, one_shot or repeats.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Independent runs for Clopper-Pearson bounds.")] = None,
+    canaries: Annotated[int | None, typer.Option(help="Clients (or examples) that become canaries.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Server steps of an audit run.")] = None,
+    checks: Annotated[bool, typer.Option(help="Also run the named checks of the code path.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of coins and noise; default: secret.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Attack the real code path with canaries: claimed, certified lower bound, estimate. Exit code 3 on an alarm."""
+    from pydantic import ValidationError
+
+    from fedopt.auditing.settings import Audit
+    from fedopt.scenario import ScenarioError, load
+
+    given = {"method": method, "repeats": repeats, "canaries": canaries, "server_steps": steps, "checks": checks or None}
+    directory = target if target.is_dir() else None
+    try:
+        loaded = load(target / "scenario.yaml" if directory else target, _overrides(settings, None, None))
+        base = loaded.audit.model_dump() if loaded.audit else {}
+        wanted = Audit(**{**base, **{key: value for key, value in given.items() if value is not None}})
+        from fedopt.auditing.audit import ALARM_EXIT_CODE, audit_into, audit_scenario
+
+        result = audit_into(directory, loaded, wanted, seed) if directory else audit_scenario(loaded, wanted, seed=seed)
+    except ScenarioError as error:
+        _fail(error.problems)
+    except ValidationError as error:
+        _fail([f"audit: {item['loc'][0]}: {item['msg']}, got {item['input']!r}." for item in error.errors()])
+    except (FileNotFoundError, ValueError) as error:
+        _fail([f"{target}: {error}"])
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.text())
+    if result.alarm:
+        raise typer.Exit(ALARM_EXIT_CODE)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedopt.aggregators.base import Method
+from fedopt.auditing.settings import Audit
 from fedopt.clients.base import ClientWork
 from fedopt.components import (
     ComponentError,
@@ -129,6 +130,7 @@ class Scenario(Section):
         default_factory=_default("fedopt.aggregators", "fedavg"), description="the federated optimiser"
     )
     privacy: Privacy | None = Field(None, description="privacy; leave out for none")
+    audit: Audit | None = Field(None, description="audit of the privacy claim after the run; leave out for none")
     run: Run = Field(description="length of the run")
     engine: EngineSettings = Field(default_factory=EngineSettings, description="how it is computed")
 
@@ -158,6 +160,9 @@ def from_mapping(values: Mapping[str, Any]) -> Scenario:
     """
     problems: list[Problem] = []
     body = dict(values)
+    body["devices"] = _recorded_devices(body.get("devices"))
+    if body["devices"] is None:
+        body.pop("devices")
     version = body.pop("schema_version", SCHEMA_VERSION)
     body.pop("resolved", None)  # notes of a run directory: versions, and how the engine chose
     if version != SCHEMA_VERSION:
@@ -169,6 +174,15 @@ def from_mapping(values: Mapping[str, Any]) -> Scenario:
     if problems or not isinstance(scenario, Scenario):
         raise ConfigurationError(problems)
     return scenario
+
+
+def _recorded_devices(devices: Any) -> Any:
+    """``{kind: trace, path: ...}``, short for computing and transfers that both replay one recorded trace."""
+    if not isinstance(devices, Mapping) or devices.get("kind") != "trace":
+        return devices
+    rest = {key: value for key, value in devices.items() if key not in ("kind", "path", "assignment", "time_scale")}
+    trace = {key: devices[key] for key in ("kind", "path", "assignment", "time_scale") if key in devices}
+    return {"compute": trace, "network": trace, **rest}
 
 
 def check(scenario: Scenario) -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedopt import __version__
+from fedopt.flower.rules import clients_of, fedopt_version
 from fedopt.scenario import Scenario, load
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _hello(scenario: Scenario, context: Context) -> dict[str, Any]:
     """What a node says about itself: place, versions, and its number of examples only where that is public."""
     from fedopt.flower.wire import PROTOCOL
 
-    facts: dict[str, Any] = {"protocol": PROTOCOL, "fedopt": __version__, "scenario": scenario.content_hash()}
+    facts: dict[str, Any] = {"protocol": PROTOCOL, "fedopt": fedopt_version(), "scenario": scenario.content_hash()}
     try:
         partition, partitions = place_of(context, clients_of(scenario))
     except NodeConfigError as error:
@@ -128,11 +128,6 @@ def _hello(scenario: Scenario, context: Context) -> dict[str, Any]:
         if "num_examples" in scenario.data.public:  # type: ignore[attr-defined]
             facts["num_examples"] = int(local.clients.sizes()[partition])
     return facts
-
-
-def clients_of(scenario: Scenario) -> int:
-    """Population of a scenario, without loading its data."""
-    return int(scenario.data.clients)  # type: ignore[attr-defined]
 
 
 def _data(scenario: Scenario, context: Context, client: int) -> FederatedData:

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedopt import __version__
+from fedopt.flower.rules import fedopt_version
 from fedopt.flower.wire import PROTOCOL, WireError, facts_of
 
 logger = logging.getLogger("fedopt.flower")
@@ -59,7 +59,7 @@ class Federation:
                     self._hear(node, reply)
 
     def _greeting(self, node: int) -> Message:
-        text = json.dumps({"protocol": PROTOCOL, "fedopt": __version__})
+        text = json.dumps({"protocol": PROTOCOL, "fedopt": fedopt_version()})
         content = RecordDict({"fedopt.facts": ConfigRecord({"json": text})})
         return Message(content, node, "query", ttl=HELLO_TTL_S, group_id="hello")
 

@@ -20,7 +20,7 @@ from fedopt.simulation.states import StateStore
 from fedopt.types import Ticks
 
 # Clipping on the client and measuring on the server round differently.
-NORM_TOLERANCE = 1e-4
+NORM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,16 @@ def _checked(run: Parts, reply: Received) -> Received:
     privacy = run.scenario.privacy
     if reply.problem is not None or server.mechanism is None or privacy is None or privacy.trust != "central":
         return reply
-    for name, tensor in reply.parts.items():
-        limit = server.mechanism.bound(name, server.state.mechanism, server.public).l2
-        if name == "update" or name in server.mechanism.own_parts:
-            norm = float(tensor.double().norm())
-            if privacy.unit == "client" and norm > limit * (1 + NORM_TOLERANCE):
-                return replace(reply, problem=f"a reply's {name} exceeds the clipping norm; it is not used")
+    mechanism, own = server.mechanism, server.mechanism.own_parts
+    if privacy.unit != "client":
+        return reply
+    theirs = [tensor for name, tensor in reply.parts.items() if name not in own]
+    groups = [("update", theirs), *((name, [reply.parts[name]]) for name in own)]
+    for name, tensors in groups:
+        norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+        limit = mechanism.bound(name, server.state.mechanism, server.public).l2
+        if norm > limit * (1 + NORM_TOLERANCE):
+            return replace(reply, problem=f"a reply's {name} exceeds its bound {limit:g}; it is not used")
     return reply
 
 

@@ -52,6 +52,7 @@ class Session:
         make_driver: makes what drives the server; a deployment gives its own.
         noise: source of privacy noise; None for the simulation's seeded streams.
         withheld: columns that must not be written (a private deployment has not paid for them).
+        clock: what the run's times are, in words.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class Session:
         make_driver: Callable[[Parts, Hooks], Driver] = on_virtual_clock,
         noise: Any = None,
         withheld: frozenset[str] = frozenset(),
+        clock: str = "virtual time",
     ):
         self.scenario, self.directory, self.quiet = scenario, directory, quiet
         self._data, self._make_driver, self._noise, self._withheld = data, make_driver, noise, withheld
+        self._clock = clock
         self.log = RunLog(directory)
         self.best: tuple[float, int] | None = None
         self.last_evaluation: dict[str, Any] = {}
@@ -94,7 +97,7 @@ class Session:
             else:
                 self._begin(resume)
             self._clock_started = time.perf_counter()
-            self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet)
+            self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet, clock=self._clock)
             with self.progress:
                 ended = self.driver.run()
             return self._finish(ended)
@@ -248,6 +251,8 @@ class Session:
             self.last_evaluation = {**self.parts.engine.evaluate(params), "step": state.step}
         tensors = {n: v.contiguous().cpu() for n, v in self.parts.engine.spec.unflatten(params.clone()).items()}
         write_atomically(self.directory / MODEL, save(tensors))
+        for name, body in method.files(state.method).items():
+            write_atomically(self.directory / name, body)
         self._write_privacy()
         summary = self._summary(ended, params)
         self.log.finish(summary, self._clients(params, ended))

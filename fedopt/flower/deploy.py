@@ -1,0 +1,162 @@
+"""``fedopt deploy``: start or reach a federation, submit the scenario, follow it, and always clean up. No torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedopt.api import DEFAULT_OUT, Run, find_unfinished, new_run_directory
+from fedopt.flower import require_flwr
+from fedopt.flower.export import export_app
+from fedopt.flower.processes import (
+    FlowerProcessError,
+    LocalFederation,
+    environment,
+    is_loopback,
+    run_command,
+    write_connection,
+)
+from fedopt.flower.rules import clients_of, refusals
+from fedopt.progress import Progress
+from fedopt.scenario import Scenario
+
+FINISHING_S = 60.0
+
+
+def deploy_local(
+    scenario: Scenario,
+    nodes: int,
+    out: Path | None = None,
+    quiet: bool = True,
+    resume: bool = False,
+    run_config: Mapping[str, Any] | None = None,
+    node_config: Mapping[str, Any] | None = None,
+) -> Run:
+    """Deploy on a SuperLink and SuperNodes started here, on loopback.
+
+    Args:
+        scenario: what to run.
+        nodes: SuperNodes; client c lives on node ``c % nodes``.
+        out: folder for runs (default ``reports``).
+        quiet: no live view.
+        resume: go on with the newest unfinished run of this scenario under ``out``.
+        run_config: entries of the app's configuration that differ from their defaults.
+        node_config: more entries of every node's configuration; ``{}`` becomes the node's number.
+    Returns:
+        The run.
+    Raises:
+        FlowerMissing: flwr is not installed.
+        FlowerProcessError: something ended too early; quotes its log. The run can be resumed.
+        ValueError: the scenario cannot be deployed.
+    """
+    require_flwr()
+    refuse(scenario, nodes)
+    base = (out if out is not None else DEFAULT_OUT).absolute()
+    unfinished = find_unfinished(scenario, base) if resume else None
+    directory = unfinished or new_run_directory(scenario, base)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fedopt-app-") as folder:
+        app = export_app(scenario, Path(folder) / "app")
+        config = {"out": str(directory), "resume": unfinished is not None, **(run_config or {})}
+        with LocalFederation(nodes, directory / "logs", node_config) as federation:
+            federation.submit(app, config)
+            follow(federation, directory, scenario, quiet)
+    return Run(directory)
+
+
+def refuse(scenario: Scenario, nodes: int | None) -> None:
+    """Refuse what cannot be deployed before anything starts.
+
+    Raises:
+        ValueError: every reason.
+    """
+    found = refusals(scenario)
+    clients = clients_of(scenario)
+    if nodes is not None and not 1 <= nodes <= clients:
+        found.append(f"--nodes must be between 1 and the {clients} clients of the scenario, got {nodes}")
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def follow(federation: LocalFederation, directory: Path, scenario: Scenario, quiet: bool) -> None:
+    """Show the run's steps as they are written, until it is finished.
+
+    Raises:
+        FlowerProcessError: the SuperLink or the run ended before the run was finished.
+    """
+    processes = federation.processes
+    with Progress(scenario.run.server_steps, quiet=quiet, clock="time") as progress:
+        shown, submitted = 0, processes.running["flwr-run"]
+        while submitted.poll() is None:
+            processes.require("superlink")
+            shown = _show(directory, shown, progress)
+            time.sleep(0.5)
+        _show(directory, shown, progress)
+    if not finished(directory):
+        raise FlowerProcessError(
+            f"the run ended before it was finished; {processes.tail('flwr-run', 30)}\n"
+            "go on with --resume once this is mended"
+        )
+
+
+def finished(directory: Path) -> bool:
+    """Whether a run directory is complete."""
+    from fedopt.runlog import run_state
+
+    return run_state(directory) == "finished" and (directory / "report.html").exists()
+
+
+def _show(directory: Path, shown: int, progress: Progress) -> int:
+    import json
+
+    path = directory / "rounds.jsonl"
+    if not path.exists():
+        return shown
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    complete = [line for line in lines if line.endswith("\n")]
+    for line in complete[shown:]:
+        progress.update(json.loads(line))
+    return max(shown, len(complete))
+
+
+def deploy_remote(
+    scenario: Scenario,
+    superlink: str,
+    root_certificates: Path | None = None,
+    insecure: bool = False,
+    run_config: Mapping[str, Any] | None = None,
+) -> int:
+    """Submit to an existing federation and follow its log; the run directory is written on the SuperLink's machine.
+
+    Args:
+        scenario: what to run.
+        superlink: ``host:port``.
+        root_certificates: PEM file of the authority that signed the SuperLink's certificate.
+        insecure: no TLS; only on loopback unless asked for by name.
+        run_config: entries of the app's configuration that differ from their defaults.
+    Returns:
+        Exit code of ``flwr run``.
+    Raises:
+        ValueError: neither certificates nor insecure, or the scenario cannot be deployed.
+    """
+    require_flwr()
+    refuse(scenario, None)
+    if root_certificates is None and not insecure and not is_loopback(superlink):
+        raise ValueError(
+            f"--superlink {superlink} is another machine: give --root-certificates FILE (see fedopt deploy certs), or "
+            "ask for an unencrypted connection by name with --insecure"
+        )
+    if root_certificates is not None and not root_certificates.is_file():
+        raise ValueError(f"--root-certificates: no file {root_certificates}")
+    with tempfile.TemporaryDirectory(prefix="fedopt-app-") as folder:
+        home = Path(folder) / "home"
+        write_connection(home, superlink, insecure=root_certificates is None, root_certificates=root_certificates)
+        app = export_app(scenario, Path(folder) / "app")
+        command = run_command(app, "fedopt", run_config or {})
+        with subprocess.Popen(command, env=environment(home), stdout=sys.stdout, stderr=sys.stderr) as submitted:
+            return submitted.wait()

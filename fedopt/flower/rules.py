@@ -1,0 +1,70 @@
+"""What can be deployed, and what a deployment may write. No torch, no flwr."""
+
+from __future__ import annotations
+
+from fedopt import schemas
+from fedopt.scenario import Scenario
+
+
+class DeploymentRefused(ValueError):
+    """The scenario cannot be deployed as it is; says why and what to do."""
+
+
+def refusals(scenario: Scenario) -> list[str]:
+    """Why a scenario cannot be deployed, each with a remedy; empty if it can. No torch."""
+    privacy, found = scenario.privacy, []
+    if privacy is not None and privacy.trust == "distributed":
+        found.append(
+            "privacy.trust: distributed needs secure aggregation, which Flower 1.41 has only in its older API "
+            "(secaggplus_mod), not for the message API used here: the server would see every client's thinly noised "
+            "reply. Use trust: local or central, or simulate"
+        )
+    if privacy is not None and privacy.mechanism.own_parts and _streams(scenario):
+        found.append(
+            f"mechanism {privacy.mechanism.kind()} moves its clipping norm while replies of a stream are under way, so "
+            "a reply may exceed the bound that counts at its release; use aggregator: fedavg, or mechanism: gaussian"
+        )
+    if privacy is not None and scenario.run.target_metric is not None:
+        found.append(
+            "run.target_metric looks at the test set after every step, which is not paid for; use server_steps"
+        )
+    return found
+
+
+def _streams(scenario: Scenario) -> bool:
+    """Whether the aggregator keeps clients in flight instead of running rounds."""
+    from fedopt.types import Public
+
+    return scenario.aggregator.plan(None, Public(clients_of(scenario), 1.0)).pacing == "stream"
+
+
+def warnings_of(scenario: Scenario) -> list[str]:
+    """What the user must know of a deployment."""
+    privacy, found = scenario.privacy, []
+    if privacy is not None and privacy.trust == "shuffle":
+        found.append(
+            "trust shuffle: SuperLink and ServerApp act as the shuffler; they see who sent what, and epsilon holds "
+            "against everybody who sees only the released models"
+        )
+    return found
+
+
+def withheld(scenario: Scenario, public_test: bool) -> frozenset[str]:
+    """Columns that a deployment does not write: under privacy everything that was not paid for."""
+    if scenario.privacy is None:
+        return frozenset()
+    tables = (schemas.ROUND_COLUMNS, schemas.CLIENT_COLUMNS)
+    marked = {column.name for table in tables for column in table if column.simulator_only}
+    return frozenset(marked - ({"test_loss", "metric_value", "test_accuracy"} if public_test else set()))
+
+
+def clients_of(scenario: Scenario) -> int:
+    """Population of a scenario, without loading its data."""
+    return int(scenario.data.clients)  # type: ignore[attr-defined]
+
+
+def fedopt_version() -> str:
+    """Installed version."""
+    from importlib.metadata import version
+
+    return version("fedopt")
