@@ -78,6 +78,10 @@ class Method(Settings):
         """Sources of the method, for the report."""
         return ()
 
+    def files(self, state: Any) -> dict[str, bytes]:
+        """Further files of a finished run's directory, by name: what the method keeps besides its model."""
+        return {}
+
     def problems(self, public: Public) -> tuple[str, ...]:
         """Why this method cannot run with these public facts, each with a remedy; empty if it can.
 

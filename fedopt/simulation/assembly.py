@@ -53,6 +53,25 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def _engine(scenario: Scenario, data: FederatedData) -> CohortEngine:
+    settings = scenario.engine
+    return CohortEngine(
+        scenario.model,
+        data,
+        choose_device(settings.device),
+        scenario.seed,
+        formulation=settings.formulation,
+        chunk=settings.chunk,
+        dtype=settings.dtype,
+        threads=settings.threads,
+    )
+
+
+def initial_parameters(scenario: Scenario) -> torch.Tensor:
+    """Parameters ``[d]`` a run of the scenario starts from."""
+    return _engine(scenario, scenario.data.load(scenario.seed)).initial_parameters()
+
+
 def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise | None = None) -> Parts:
     """Build a run.
 
@@ -65,16 +84,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     """
     data = data or scenario.data.load(scenario.seed)
     settings = scenario.engine
-    engine = CohortEngine(
-        scenario.model,
-        data,
-        choose_device(settings.device),
-        scenario.seed,
-        formulation=settings.formulation,
-        chunk=settings.chunk,
-        dtype=settings.dtype,
-        threads=settings.threads,
-    )
+    engine = _engine(scenario, data)
     clock = DeviceClock(scenario.devices, _fleet(scenario, data))
     params = engine.initial_parameters()
     public = replace(_public(scenario, data, clock), dimension=params.numel())

@@ -139,7 +139,7 @@ def forward_gradient(objective: Objective, points: torch.Tensor, directions: tor
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated", category=DeprecationWarning)
         made: tuple[torch.Tensor, torch.Tensor] = torch.func.jvp(objective, (repeated,), (directions,))  # type: ignore[assignment]
     values, slopes = made
-    gradient = torch.einsum("cn,cnd->cd", slopes, directions) / directions.shape[1]
+    gradient = torch.einsum("cn,cnd->cd", slopes, directions.expand(len(slopes), -1, -1)) / directions.shape[1]
     return Estimate(gradient, slopes, values[:, 0], directions.shape[1])
 
 

@@ -21,9 +21,11 @@ import torch
 from fedopt import rng
 from fedopt.zeroth_order import one_byte
 from fedopt.zeroth_order.directions import DirectionKind, Directions
+from fedopt.zeroth_order.estimators import forward_gradient
 from fedopt.zeroth_order.seed_log import Record, apply_
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
+Scheme = Literal["central", "forward", "jvp"]
 
 
 def direction_key(seed: int, *ids: int) -> int:
@@ -38,7 +40,7 @@ def common_scalars(
     losses: Losses,
     count: int = 1,
     first_index: int = 0,
-    scheme: Literal["central", "forward"] = "central",
+    scheme: Scheme = "central",
 ) -> torch.Tensor:
     """Projected gradients ``[cohort, count]`` (float32) of every client along common directions.
 
@@ -49,8 +51,12 @@ def common_scalars(
         losses: see the module.
         count: directions, evaluated one after the other so that two perturbed models exist at a time.
         first_index: number of the first direction.
-        scheme: ``central`` 2 evaluations per direction, ``forward`` count + 1 in all.
+        scheme: ``central`` 2 evaluations per direction, ``forward`` count + 1 in all, ``jvp`` one exact directional
+            derivative per direction (forward gradients).
     """
+    if scheme == "jvp":
+        exact = [_derivative(theta[None], [directions], losses, [i]) for i in range(first_index, first_index + count)]
+        return torch.stack(exact, dim=1)
     base = losses(theta[None, None]).double() if scheme == "forward" else None
     columns = []
     for index in range(first_index, first_index + count):
@@ -69,8 +75,9 @@ def own_scalars(
     radius: float,
     losses: Losses,
     indices: Sequence[int],
+    scheme: Scheme = "central",
 ) -> torch.Tensor:
-    """Central projected gradients ``[cohort]`` (float32), client i along its direction ``indices[i]``.
+    """Projected gradients ``[cohort]`` (float32), client i along its direction ``indices[i]``; central or exact.
 
     Args:
         thetas: ``[cohort, d]``, or ``[1, d]`` for one shared model.
@@ -80,9 +87,21 @@ def own_scalars(
         indices: direction number per client.
     """
     models = thetas.expand(len(directions), -1)
+    if scheme == "jvp":
+        return _derivative(models, directions, losses, indices)
     pairs = [d.pair(theta.contiguous(), radius, i) for d, theta, i in zip(directions, models, indices, strict=True)]
     values = losses(torch.stack(pairs)).double()
     return ((values[:, 0] - values[:, 1]) / (2 * radius)).float()
+
+
+def _derivative(
+    models: torch.Tensor, directions: Sequence[Directions], losses: Losses, indices: Sequence[int]
+) -> torch.Tensor:
+    """Directional derivatives ``[cohort]`` (float32) by forward-mode differentiation, models ``[cohort or 1, d]``."""
+    pairs = zip(directions, indices, strict=True)
+    tangents = torch.stack([d.block(0, d.dimension, i, models.device, models.dtype) for d, i in pairs])
+    made = forward_gradient(losses, models, tangents[:, None])
+    return made.slopes[:, 0].float()
 
 
 def mean_record(step: int, key: int, scalars: torch.Tensor, step_size: float, first_index: int = 0) -> Record:
@@ -176,7 +195,7 @@ def decomfl_local(
     losses_at: Callable[[int], Losses],
     local_steps: int = 1,
     perturbations: int = 1,
-    scheme: Literal["central", "forward"] = "central",
+    scheme: Scheme = "central",
 ) -> torch.Tensor:
     """DeComFL clients: scalars ``[clients, local_steps, perturbations]``; the local models are then discarded.
 
@@ -209,9 +228,13 @@ def _own_models(
     losses: Losses,
     count: int,
     first_index: int,
-    scheme: Literal["central", "forward"],
+    scheme: Scheme,
 ) -> torch.Tensor:
     """Scalars ``[clients, count]`` of clients whose models ``[clients, d]`` differ, along common directions."""
+    if scheme == "jvp":
+        streams, last = [stream] * len(models), first_index + count
+        exact = [_derivative(models, streams, losses, [i] * len(models)) for i in range(first_index, last)]
+        return torch.stack(exact, dim=1)
     base = losses(models[:, None]).double() if scheme == "forward" else None
     columns = []
     for index in range(first_index, first_index + count):
