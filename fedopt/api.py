@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,12 @@ class Run:
     def scenario(self) -> Scenario:
         """The resolved scenario."""
         return load(self.directory / "scenario.yaml")
+
+    @cached_property
+    def audit(self) -> dict[str, Any] | None:
+        """What an audit of this run found (``audit.json``), or None."""
+        path = self.directory / "audit.json"
+        return dict(json.loads(path.read_text())) if path.exists() else None
 
     @property
     def report(self) -> Path:
@@ -126,6 +133,7 @@ def simulate(
         return resume_run(unfinished, quiet=quiet)
     directory = new_run_directory(loaded, base)
     Session(loaded, directory, quiet=quiet, data=data).run()
+    _audit(directory, loaded)
     return Run(directory)
 
 
@@ -140,7 +148,16 @@ def resume_run(directory: Path, quiet: bool = True) -> Run:
         Session(load(directory / "scenario.yaml"), directory, quiet=quiet).run(resume=True)
     elif not _complete(directory):
         close_run(directory)
+    _audit(directory, load(directory / "scenario.yaml"))
     return Run(directory)
+
+
+def _audit(directory: Path, scenario: Scenario) -> None:
+    """The audit that the scenario asks for, once the run is over."""
+    if scenario.audit is not None and not (directory / "audit.json").exists():
+        from fedopt.auditing.audit import audit_into
+
+        audit_into(directory, scenario)
 
 
 def _complete(directory: Path) -> bool:

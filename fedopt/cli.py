@@ -99,8 +99,13 @@ def _conclude(run: object) -> None:
         typer.echo(f"final {name}: {value:.4f}")
     if summary.get("epsilon") is not None:
         typer.echo(_epsilon_line(run.directory, summary))
+    if run.audit is not None:
+        typer.echo(f"audit: {run.audit['headline']}")
     typer.echo(f"run directory: {run.directory}")
     typer.echo(f"report: {run.report}")
+    if run.audit is not None and run.audit["alarm"]:
+        typer.echo("ALARM: the audit contradicts the claim or a check failed; see audit.json", err=True)
+        raise typer.Exit(3)
     if summary["status"] in ("diverged", "failed"):
         raise typer.Exit(1)
 
@@ -250,7 +255,13 @@ def audit(
     from fedopt.auditing.settings import Audit
     from fedopt.scenario import ScenarioError, load
 
-    given = {"method": method, "repeats": repeats, "canaries": canaries, "server_steps": steps, "checks": checks or None}
+    given = {
+        "method": method,
+        "repeats": repeats,
+        "canaries": canaries,
+        "server_steps": steps,
+        "checks": checks or None,
+    }
     directory = target if target.is_dir() else None
     try:
         loaded = load(target / "scenario.yaml" if directory else target, _overrides(settings, None, None))

@@ -31,6 +31,8 @@ def problems_of(scenario: Scenario) -> list[Problem]:
 
 
 def _without_privacy(scenario: Scenario) -> Found:
+    if scenario.audit is not None:
+        yield ("audit",), "there is no privacy section, so there is no claim to audit; add one or leave audit out"
     if scenario.client.kind() == "dp_sgd":
         yield (
             ("client", "kind"),

@@ -6,7 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.client_ledgers import client_profiles
+from fedopt.privacy.events import AccountingError, Repeated
 from fedopt.privacy.profile import as_mapping
+from fedopt.privacy.spending import accountant_of
+from fedopt.privacy.trade_off import trade_off
 
 if TYPE_CHECKING:
     from fedopt.privacy.accounting import PrivacyAccounting
@@ -46,9 +49,26 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
         "participations": {str(client): count for client, count in sorted(state.participations.items())},
         "assumptions": assumptions(accounting),
     }
+    limits = _trade_off(accounting, tally)
+    if limits is not None:
+        body["tradeoff"] = limits
     if accounting.mechanism.client_ledgers:
         body["clients"] = _clients(accounting, state)
     return body
+
+
+def _trade_off(accounting: PrivacyAccounting, tally: Any) -> dict[str, Any] | None:
+    """What the worst ledger allows an attacker, from its whole curve; None where there is no finite curve."""
+    privacy, profiles = accounting.privacy, accounting.profiles(tally)
+    spent = [accounting.spending.exact(profile) for profile in profiles]
+    if not spent or not 0 < max(spent) < math.inf:
+        return None
+    events = [Repeated(event, count) for event, count in profiles[spent.index(max(spent))]]
+    try:
+        found = trade_off(events, privacy.relation, accountant_of(privacy.accountant))
+    except AccountingError:
+        return None
+    return {"advantage": found.advantage, "true_positive_rate_at_1_percent": found.true_positive_rate}
 
 
 def _clients(accounting: PrivacyAccounting, state: Any) -> list[dict[str, Any]]:

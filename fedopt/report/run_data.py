@@ -79,11 +79,17 @@ def load_run(directory: Path) -> RunData:
         updates=read_updates(directory),
         clients=read_clients(directory),
         scenario=scenario.read_text("utf-8") if scenario.exists() else "",
-        privacy=_privacy(directory / "privacy.json"),
+        privacy=_privacy(directory),
     )
 
 
-def _privacy(path: Path) -> dict[str, Any] | None:
+def _privacy(directory: Path) -> dict[str, Any] | None:
+    """``privacy.json`` with ``audit.json`` under ``audit``, where there is one."""
+    found, audit = _object(directory / "privacy.json"), _object(directory / "audit.json")
+    return found if found is None or audit is None else {**found, "audit": audit}
+
+
+def _object(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:

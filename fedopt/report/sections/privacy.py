@@ -228,8 +228,31 @@ def _client_ledgers(known: dict[str, Any]) -> str:
 
 
 def _audit(known: dict[str, Any]) -> str:
+    """Claim, certified bounds and estimate, each under its own name."""
     audit = known.get("audit")
-    return f"<h3>Audit</h3>{text.paragraphs(_compact(audit))}" if audit else ""
+    if not audit:
+        return ""
+    headline = f"{audit['headline']} (delta {text.number(audit.get('delta'))}, relation {audit.get('relation')})."
+    rows = [
+        [f["method"], _FINDING.get(f["kind"], f["kind"]), f["epsilon"], f["alpha"], f["detail"]]
+        for f in audit.get("findings", [])
+    ]
+    blocks = [text.paragraphs(headline, _AUDIT)]
+    if audit.get("alarm"):
+        blocks.insert(0, text.paragraphs("ALARM: the audit contradicts the claim or a check failed."))
+    blocks.append(text.table(("method", "kind", "epsilon", "may be wrong with probability", "how"), rows, "Audit"))
+    verdicts = {True: "passed", False: "FAILED", None: "not applicable"}
+    checks = [[c["name"], verdicts[c["passed"]], c["detail"]] for c in audit.get("checks", [])]
+    if checks:
+        blocks.append(text.table(("check", "verdict", "measured"), checks, "Named checks"))
+    return f'<h3>Audit</h3><div class="words">{"".join(blocks)}</div>'
+
+
+_FINDING = {"certified": "certified lower bound", "estimate": "estimate, not a bound"}
+_AUDIT = (
+    "The claim is the accountant's upper bound for the audited run. A certified bound lies below the true epsilon "
+    "except with the stated probability; the estimate may lie on either side. A wide gap is normal: attacks are weak."
+)
 
 
 def _compact(value: Any) -> str:

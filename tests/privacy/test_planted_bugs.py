@@ -1,0 +1,126 @@
+"""Every planted bug is caught by its named check on at least 19 of 20 seeds; clean code alarms on at most 1 of 20."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+
+import privacy_bugs
+import pytest
+
+from fedopt.auditing.checks import all_checks, run_checks
+from fedopt.scenario import from_mapping
+
+ROUNDS = {
+    "name": "audited",
+    "data": {"kind": "digits", "clients": 30, "partition": {"kind": "dirichlet", "alpha": 0.3}},
+    "model": {"kind": "logistic_regression"},
+    "client": {"kind": "sgd", "lr": 0.2, "batch_size": 20, "steps": 1},
+    "sampling": {"kind": "poisson", "cohort_size": 15},
+    "aggregator": {"kind": "fedavg"},
+    "privacy": {
+        "relation": "add_or_remove_one",
+        "mechanism": {"kind": "gaussian", "clipping_norm": 0.5, "noise_multiplier": 1.0},
+        "delta": 1e-3,
+    },
+    "run": {"server_steps": 4},
+    "engine": {"device": "cpu", "threads": 1},
+}
+BUFFERED = {
+    **ROUNDS,
+    "data": {"kind": "digits", "clients": 6},
+    "devices": {"compute": {"kind": "half_normal", "scale": 1.0}},
+    "sampling": {"kind": "uniform", "concurrency": 6},
+    "aggregator": {"kind": "fedbuff", "buffer_size": 5},
+    "privacy": {**ROUNDS["privacy"], "relation": "zero_out_one", "max_participations": 20},
+    "run": {"server_steps": 10},
+}
+EXAMPLES = {
+    **ROUNDS,
+    "client": {"kind": "dp_sgd", "lr": 0.5, "batch_size": 16, "sampling_probability": 0.3, "steps": 5},
+    "privacy": {
+        "unit": "example",
+        "mechanism": {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0},
+        "delta": 1e-3,
+    },
+}
+FIXED = {
+    **ROUNDS,
+    "sampling": {"kind": "fixed", "cohort_size": 15},
+    "privacy": {**ROUNDS["privacy"], "relation": "zero_out_one"},
+}
+ADAM = {**ROUNDS, "aggregator": {"kind": "fedadam", "server_lr": 0.1}}
+BUGS = {
+    "no_clipping": (ROUNDS, "clipping"),
+    "half_the_noise": (ROUNDS, "noise_scale"),
+    "noise_after_the_optimiser": (ADAM, "noise_before_optimiser"),
+    "same_noise_reused": (ROUNDS, "fresh_noise"),
+    "weights_by_num_examples": (ROUNDS, "sensitivity"),
+    "double_contribution": (BUFFERED, "one_contribution"),
+    "client_rate_times_record_rate": (EXAMPLES, "record_rate"),
+    "amplification_for_a_fixed_schedule": (FIXED, "poisson_cohorts"),
+    "noise_from_the_public_seed": (ROUNDS, "secret_noise"),
+}
+CLEAN = {"rounds": ROUNDS, "buffered": BUFFERED, "examples": EXAMPLES, "fixed": FIXED, "adam": ADAM}
+
+
+@lru_cache(maxsize=4)
+def _data(kind: str, clients: int, alpha: float | None, seed: int):
+    body = next(b for b in (ROUNDS, BUFFERED) if b["data"]["clients"] == clients)
+    return from_mapping({**copy.deepcopy(body), "seed": seed}).data.load(seed)
+
+
+def _loaded(body, seed):
+    data = body["data"]
+    return _data(data["kind"], data["clients"], data.get("partition", {}).get("alpha"), seed)
+
+
+def caught(bug: str, seed: int) -> bool:
+    """Whether the bug's own check fails."""
+    body, check = BUGS[bug]
+    scenario = from_mapping({**copy.deepcopy(body), "seed": seed})
+    build = getattr(privacy_bugs, bug)
+    (result,) = run_checks(scenario, build, seed=1000 + seed, names=[check], data=_loaded(body, seed))
+    return result.passed is False
+
+
+def alarms(kind: str, seed: int) -> list[str]:
+    """Checks that fail on clean code."""
+    body = CLEAN[kind]
+    scenario = from_mapping({**copy.deepcopy(body), "seed": seed})
+    found = run_checks(scenario, seed=1000 + seed, data=_loaded(body, seed))
+    applied = [result.name for result in found if result.passed is not None]
+    assert len(applied) >= 5, f"only {applied} apply"
+    return [result.name for result in found if result.passed is False]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_named_check_catches_the_bug(bug):
+    assert all(caught(bug, seed) for seed in range(2))
+
+
+@pytest.mark.parametrize("kind", CLEAN)
+def test_clean_code_raises_no_alarm(kind):
+    assert alarms(kind, 0) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_named_check_catches_the_bug_on_19_of_20_seeds(bug):
+    assert sum(caught(bug, seed) for seed in range(20)) >= 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CLEAN)
+def test_clean_code_alarms_on_at_most_1_of_20_seeds(kind):
+    assert sum(bool(alarms(kind, seed)) for seed in range(20)) <= 1
+
+
+def test_every_check_is_somebodys():
+    """No bug is left to a check that does not exist, and every check has a bug that it is for."""
+    assert {check for _, check in BUGS.values()} == set(all_checks())
+
+
+def test_unknown_checks_are_refused():
+    with pytest.raises(ValueError, match="unknown check 'cliping'; known: clipping, "):
+        run_checks(from_mapping(copy.deepcopy(ROUNDS)), names=["cliping"])
