@@ -28,6 +28,7 @@ def client_app(scenario: Path) -> ClientApp:
         scenario: file packed with the app.
     """
     app = ClientApp()
+    app.fedopt_scenario = scenario  # type: ignore[attr-defined] - tells the virtual grid what it may vectorise
 
     @app.query()
     def hello(message: Message, context: Context) -> Message:
@@ -35,9 +36,26 @@ def client_app(scenario: Path) -> ClientApp:
 
     @app.train()
     def work(message: Message, context: Context) -> Message:
+        if "fedopt.facts" not in message.content.config_records:  # from one of Flower's own strategies
+            return answer_strategy(load(scenario), message, context)
         return answer(load(scenario), message, context)
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return answer_strategy(load(scenario), message, context)
+
     return app
+
+
+def answer_strategy(scenario: Scenario, message: Message, context: Context) -> Message:
+    """Reply to a train or evaluate message of one of Flower's own strategies with the scenario's client work."""
+    from fedopt.flower.memory import Memory
+    from fedopt.flower.vectorized import FlowerMessages
+
+    memory = Memory(context.state)
+    client, task = place_of(context, clients_of(scenario))[0], int(memory.get("strategy_tasks", 0))
+    memory.put("strategy_tasks", task + 1)
+    return FlowerMessages(scenario, _data(scenario, context, client)).answer([message], [client], [task])[0]
 
 
 def answer(scenario: Scenario, message: Message, context: Context) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,20 @@ class Federation:
         num_clients: population.
         scenario_hash: of the server's scenario; nodes with another one are not used.
         on_problem: called once with every reason not to use a node.
+        clock, sleep: seconds; replaced where time is virtual.
     """
 
-    def __init__(self, grid: Grid, num_clients: int, scenario_hash: str, on_problem: Any = logger.warning):
+    def __init__(
+        self,
+        grid: Grid,
+        num_clients: int,
+        scenario_hash: str,
+        on_problem: Any = logger.warning,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self.grid, self.num_clients, self.scenario_hash = grid, num_clients, scenario_hash
-        self.on_problem = on_problem
+        self.on_problem, self._clock, self._sleep = on_problem, clock, sleep
         self.partitions = 0
         self.examples: dict[int, int] = {}  # partition -> public number of examples
         self._node_of: dict[int, int] = {}
@@ -42,9 +52,9 @@ class Federation:
 
     def refresh(self, now: bool = False) -> None:
         """Greet new nodes, hear their answers, forget nodes that left."""
-        if not now and time.monotonic() - self._refreshed < REFRESH_S:
+        if not now and self._clock() - self._refreshed < REFRESH_S:
             return
-        self._refreshed = time.monotonic()
+        self._refreshed = self._clock()
         connected = set(self.grid.get_node_ids())
         self._forget(self._known - connected)
         arrived = sorted(connected - self._known)
@@ -125,10 +135,10 @@ class Federation:
         Raises:
             TimeoutError: fewer nodes came.
         """
-        end = time.monotonic() + seconds
-        while not self.complete and time.monotonic() < end:
+        end = self._clock() + seconds
+        while not self.complete and self._clock() < end:
             self.refresh(now=True)
-            time.sleep(0.5)
+            self._sleep(0.5)
         if len(self._node_of) < fewest:
             raise TimeoutError(
                 f"{len(self._node_of)} of at least {fewest} SuperNodes answered within {seconds:g} s; check that they "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,11 @@ def server_app(scenario: Path) -> ServerApp:
 
 
 def run_deployment(
-    scenario: Scenario, grid: Grid, config: Mapping[str, Any], tweak: Callable[[GridDriver], None] = lambda driver: None
+    scenario: Scenario,
+    grid: Grid,
+    config: Mapping[str, Any],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Run a scenario over a grid.
 
@@ -46,7 +51,7 @@ def run_deployment(
         scenario: what to run.
         grid: Flower's grid, or one on the virtual clock.
         config: run configuration of the app; the keys are those of the exported ``pyproject.toml``.
-        tweak: for tests.
+        clock, sleep: seconds; replaced where time is virtual.
     Returns:
         The summary.
     Raises:
@@ -62,7 +67,7 @@ def run_deployment(
     directory = _directory(scenario, config)
     resume = bool(config.get("resume", False))
     notes: list[str] = []
-    federation = Federation(grid, clients_of(scenario), scenario.content_hash(), notes.append)
+    federation = Federation(grid, clients_of(scenario), scenario.content_hash(), notes.append, clock, sleep)
     federation.wait(float(config.get("wait-s", 120.0)), int(config.get("fewest-nodes", 1)))
     directory.mkdir(parents=True, exist_ok=True)
     trace = TraceWriter(directory, resume)
@@ -75,9 +80,7 @@ def run_deployment(
         if scenario.privacy is not None:
             # Who knows the seed knows who was drawn: amplification by sampling needs a secret one.
             parts.server.seed = secrets.randbits(62)
-        driver = GridDriver(parts, hooks, grid, federation, pace, on_timing=trace.add)
-        tweak(driver)
-        return driver
+        return GridDriver(parts, hooks, grid, federation, pace, clock, sleep, trace.add)
 
     session = Session(
         scenario,

@@ -1,7 +1,7 @@
 """Ends Flower's programs when the process that started them is gone. Runs alone: imports nothing of fedopt.
 
 Programs are recognised by a secret mark in their environment, which everything they start inherits: a SuperLink puts
-its ServerApps into sessions of their own. Where there is no /proc, the process groups of the started programs are ended.
+its ServerApps into sessions of their own. Where there is no /proc, the process groups of what was started are ended.
 
 Usage: watchdog MARK, with ``+PID`` lines on the standard input; at its end (the parent ended, however) all are stopped.
 """
