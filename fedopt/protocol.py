@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedopt.types import Message, ReplyBatch, ReplyMeta, Ticks
@@ -60,12 +62,16 @@ class Settled(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """Answer to ``Collect``: the values of the surviving replies, and which ones failed and why."""
+    """Answer to ``Collect``: the values of the surviving replies, and which ones failed and why.
+
+    ``queries`` counts the function values behind all of them, ``queries_of`` those of each dispatch that had any.
+    """
 
     time: Ticks
     batch: ReplyBatch
     failed: dict[int, str]
     queries: int = 0
+    queries_of: Mapping[int, int] = MappingProxyType({})
 
 
 Event = Started | Arrived | Lost | Late | Timer | Settled | Collected

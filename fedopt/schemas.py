@@ -91,6 +91,7 @@ UPDATE_COLUMNS = (
     Column("weight", _NUMBER, "Weight in the step; 0 if not used."),
     Column("uplink_bytes", _INTEGER, "Bytes of the reply; 0 if it never arrived.", True),
     Column("downlink_bytes", _INTEGER, "Bytes of the message that started the work.", True),
+    Column("queries", _INTEGER, "Function values behind a used reply; empty for work with gradients."),
 )
 
 CLIENT_COLUMNS = (

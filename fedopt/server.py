@@ -507,7 +507,9 @@ class Server:
         commands: list[Command] = []
         for flight in flights:
             failed = flight.dispatch_id in event.failed
-            commands.append(self._outcome(flight, "failed" if failed else "admitted", 0.0 if failed else flight.weight))
+            outcome = self._outcome(flight, "failed" if failed else "admitted", 0.0 if failed else flight.weight)
+            outcome.row["queries"] = event.queries_of.get(flight.dispatch_id)
+            commands.append(outcome)
             state.lost_since_step += failed
             # A failed reply still counts as taking part: nobody may be released more often because it failed.
             state.participations[flight.client] = state.participations.get(flight.client, 0) + 1

@@ -191,11 +191,15 @@ class Computation:
         own = self.mechanism.own_parts if self.mechanism is not None else ()
         plain = (1.0,) * len(kept)
         parts = {name: gathered.part(name, plain if name in own else kept) for name in gathered.totals}
-        queries = self._finish(ids, gathered.failed)
+        queries_of = self._finish(ids, gathered.failed)
         if self.mechanism is not None and self.mechanism.anonymous:
             metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
         collected = Collected(
-            time, Replies(metas, kept, parts, self._bound_of(mechanism_state)), gathered.failed, queries
+            time,
+            Replies(metas, kept, parts, self._bound_of(mechanism_state)),
+            gathered.failed,
+            sum(queries_of.values()),
+            queries_of,
         )
         return collected, gathered.means()
 
@@ -209,13 +213,14 @@ class Computation:
     def _row_bytes(self) -> int:
         return 4 * self.engine.spec.size
 
-    def _finish(self, ids: list[int], failed: dict[int, str]) -> int:
-        """Commit client states of admitted replies and let the values go."""
-        queries = 0
+    def _finish(self, ids: list[int], failed: dict[int, str]) -> dict[int, int]:
+        """Commit client states of admitted replies and let the values go; queries of every reply that had any."""
+        queries = {}
         for i in ids:
             task = self.pending.pop(i)
             assert task.reply is not None
-            queries += task.reply.queries
+            if task.reply.queries:
+                queries[i] = task.reply.queries
             if task.reply.state is not None and i not in failed:
                 self.states.put(task.dispatch.client, task.reply.state)
             if self.uncollected.get(task.dispatch.client) == i:

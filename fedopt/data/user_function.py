@@ -1,0 +1,156 @@
+"""Your own function as a problem."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fedopt.data._objectives import black_box, noisy
+from fedopt.data.base import DataSet, FederatedData
+
+if TYPE_CHECKING:
+    import torch
+
+
+class UserFunction(DataSet):
+    """Your own Python function per client, known by its values only; minimised over a flat point.
+
+    ``function: package.module:name`` names a function, or a class that is built with ``options`` and then called:
+
+    | vectorised | call | returns |
+    |---|---|---|
+    | false | ``f(client, point)``, point ``[d]`` float64 | a number |
+    | true | ``f(clients, points)``, ``[cohort]`` and ``[cohort, queries, d]`` NumPy arrays | ``[cohort, queries]`` |
+
+    Every point that is asked for during training is one query; evaluating F for the log is not. With ``lower: 0`` and
+    ``upper: 1`` zeroth-order clients may keep their iterates in the cube.
+    """
+
+    function: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:name of a function or a class")
+    clients: int = Field(5, gt=0, description="number of clients N; the function is told which one")
+    dimension: int = Field(gt=0, description="number of coordinates d")
+    vectorised: bool = Field(False, description="whether one call gets all points of all clients at once")
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments by name, of the class or the function")
+    start: float = Field(0.5, allow_inf_nan=False, description="value of every coordinate of the starting point")
+    lower: float | None = Field(None, description="least value of a coordinate, or null for no bound")
+    upper: float | None = Field(None, description="largest value of a coordinate, or null for no bound")
+    noise_std: float = Field(0.0, ge=0, description="standard deviation of noise added to a query")
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> UserFunction:
+        if (self.lower is None) != (self.upper is None):
+            raise ValueError("give both lower and upper, or neither")
+        if self.lower is not None and self.upper is not None and not self.lower <= self.start <= self.upper:
+            raise ValueError(f"start {self.start} lies outside [{self.lower}, {self.upper}]")
+        return self
+
+    def load(self, seed: int) -> FederatedData:
+        """Find the function.
+
+        Raises:
+            ValueError: it cannot be imported, or is not callable.
+        """
+        objective = UserObjective(self._callable(), self.clients, self.dimension, self)
+        return black_box(objective, {"name": self.function, "licence": "yours"})
+
+    def _callable(self) -> Callable[..., Any]:
+        module, _, name = self.function.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"data.function {self.function!r} cannot be found: {error}; check the path") from error
+        if inspect.isclass(found):
+            found = found(**self.options)
+        elif self.options:
+            found = partial(found, **self.options)
+        if not callable(found):
+            raise ValueError(
+                f"data.function {self.function!r} cannot be called; give a function or a class with __call__"
+            )
+        return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class UserObjective:
+    """The functions of ``UserFunction`` (an ``Objective``)."""
+
+    function: Callable[..., Any]
+    num_clients: int
+    dimension: int
+    settings: UserFunction
+    has_gradients: bool = False
+    optimum: float | None = None
+
+    @property
+    def noise_std(self) -> float:
+        """Of a query."""
+        return self.settings.noise_std
+
+    @property
+    def lower(self) -> float | None:
+        """Least value of a coordinate."""
+        return self.settings.lower
+
+    @property
+    def upper(self) -> float | None:
+        """Largest value of a coordinate."""
+        return self.settings.upper
+
+    def initial(self, seed: int) -> torch.Tensor:
+        """The starting point ``[d]``, the same for every seed."""
+        import torch
+
+        return torch.full((self.dimension,), self.settings.start, dtype=torch.float32)
+
+    def values(self, clients: Any, points: torch.Tensor, draw: torch.Tensor | None = None) -> torch.Tensor:
+        """f_i at points ``[cohort, queries, d]`` -> ``[cohort, queries]``; ``draw``: standard normals.
+
+        Raises:
+            ValueError: the function returns another shape.
+        """
+        import torch
+
+        who = np.asarray([int(c) for c in clients], dtype=np.int64)
+        where = points.detach().to("cpu", torch.float64).numpy()
+        if self.settings.vectorised:
+            found = np.asarray(self.function(who, where), dtype=np.float64)
+        else:
+            rows = zip(who.tolist(), where, strict=True)
+            found = np.array([[self._number(self.function(c, point)) for point in row] for c, row in rows])
+        if found.shape != where.shape[:2]:
+            raise ValueError(
+                f"{self.settings.function} returned shape {found.shape} for points {where.shape}; a vectorised "
+                f"function returns one value per point, {where.shape[:2]}"
+            )
+        return noisy(torch.from_numpy(found).to(points), self.noise_std, draw)
+
+    def _number(self, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.settings.function} returned {value!r}, not a number; set data.vectorised if it takes arrays"
+            ) from error
+
+    def gradients(self, clients: Any, points: torch.Tensor) -> torch.Tensor:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.settings.function} has values only; use a zeroth-order client")
+
+    def value(self, point: Any) -> float:
+        """F(point), without noise."""
+        import torch
+
+        where = torch.as_tensor(point).detach().to("cpu", torch.float64)
+        everybody = range(self.num_clients)
+        return float(self.values(everybody, where.expand(self.num_clients, 1, -1)).mean())
