@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedopt.api import Run, open_run, simulate
+    from fedopt.comparison.api import Comparison, compare
     from fedopt.scenario import Scenario, load
 
-__all__ = ["Run", "Scenario", "load", "open_run", "simulate"]
+__all__ = ["Comparison", "Run", "Scenario", "compare", "load", "open_run", "simulate"]
 
 _WHERE = {
+    "Comparison": "fedopt.comparison.api",
     "Run": "fedopt.api",
+    "compare": "fedopt.comparison.api",
     "open_run": "fedopt.api",
     "simulate": "fedopt.api",
     "Scenario": "fedopt.scenario",

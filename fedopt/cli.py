@@ -84,7 +84,8 @@ def simulate(
     except RunLogError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    _conclude(run)
+    if api.is_first_process():  # torchrun starts several
+        _conclude(run)
 
 
 def _conclude(run: object) -> None:
@@ -187,6 +188,39 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
         typer.echo(f"report: {write_report(directory)}")
     except (RunLogError, ValueError) as error:
         _fail([f"{directory}: {error}"])
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[Path], typer.Argument(help="One comparison file, or run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for comparisons; default: reports.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at the same time; default: the file's.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Method the others are tested against.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Account every run again under this relation.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Account every run again at this delta.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+) -> None:
+    """Compare methods: run what is missing, reuse what is there, write compare.html."""
+    from fedopt.comparison import compare as run_comparison
+    from fedopt.runlog import RunLogError
+    from fedopt.scenario import ScenarioError
+
+    files = [path for path in sources if not path.is_dir()]
+    if files and len(sources) > 1:
+        _fail([f"compare: give one comparison file or run directories, not both: {files[0]} is no directory."])
+    try:
+        made = run_comparison(sources[0] if files else sources, out, processes, quiet, baseline, relation, delta)
+    except ScenarioError as error:
+        _fail(error.problems)
+    except (RunLogError, RuntimeError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    for sentence in made.words():
+        typer.echo(sentence)
+    typer.echo(f"report: {made.report}")
+    if made.failed:
+        typer.echo(f"{made.failed} runs failed; the report names them. Repeat the command to try them again.", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

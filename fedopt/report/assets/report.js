@@ -6,7 +6,10 @@
   // Figures name CSS variables instead of colours; replace them by their present values.
   const themed = (value, css) => {
     if (typeof value === "string") {
-      return value.startsWith("var(") ? css.getPropertyValue(value.slice(4, -1)).trim() : value;
+      const found = /^var\((--[\w-]+)\)(?:\/([\d.]+))?$/.exec(value);  // "var(--series-1)/0.2": with an opacity
+      if (!found) return value;
+      const alpha = found[2] ? Math.round(255 * Number(found[2])).toString(16).padStart(2, "0") : "";
+      return css.getPropertyValue(found[1]).trim() + alpha;
     }
     if (Array.isArray(value)) return value.map((item) => themed(item, css));
     if (value && typeof value === "object") {

@@ -1,0 +1,195 @@
+"""A comparison file: typed, strict, with every problem at once as file:line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fedopt.components import Problem, Section, parse
+from fedopt.scenario import ScenarioError, Where, read_yaml
+
+
+class Tune(Section):
+    """Hyper-parameters are chosen before the comparison, with the same number of trials for every method."""
+
+    method: Literal["grid", "random"] = Field("grid", description="every combination, or random draws")
+    trials: int | None = Field(None, ge=1, description="random draws per method; not used by a grid")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="dotted key -> list of values; for random draws also {low, high, log}",
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="variant -> its own parameters instead of the common ones"
+    )
+    data: Literal["training", "test_half", "objective"] = Field(
+        "training",
+        description="what trials are judged on: examples held out from training, half of the test set (the "
+        "comparison then uses the other half), or the objective itself (black-box tasks only)",
+    )
+    share: float = Field(0.2, gt=0, lt=1, description="share of every client's training examples held out")
+    seed: int = Field(1000, ge=0, description="seed of the trials; must not be a seed of the comparison")
+
+    @model_validator(mode="after")
+    def _budget(self) -> Tune:
+        if self.method == "random" and self.trials is None:
+            raise ValueError("random draws need trials: how many per method")
+        if self.method == "grid" and self.trials is not None:
+            raise ValueError("a grid tries every combination; leave trials out, or use method: random")
+        if not self.parameters and not self.variants:
+            raise ValueError("nothing to tune: give parameters")
+        return self
+
+
+class Description(Section):
+    """What is compared, at which noise, over which seeds, and how it is judged."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="names the folder of the comparison")
+    title: str = Field("", description="heading of the report; default: the name")
+    question: str = Field("", description="one sentence under the heading: what is to be settled")
+    base: Any = Field(None, description="scenario file, relative to this file, or a scenario written here")
+    bases: dict[str, Any] = Field(default_factory=dict, description="several named bases instead of one")
+    variants: dict[str, dict[str, Any] | None] = Field(
+        min_length=1,
+        description="name -> keys that differ from the base, dotted or nested; a mapping with kind replaces a "
+        "component, one without is merged; null removes a section",
+    )
+    epsilons: tuple[float, ...] = Field((), strict=False, description="privacy.target_epsilon of private variants")
+    noise_multipliers: tuple[float, ...] = Field(
+        (), strict=False, description="privacy.mechanism.noise_multiplier of private variants"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="seeds every method runs with")
+    baseline: str | None = Field(None, description="variant the others are tested against; default: the first")
+    metric: Literal["metric_value", "test_loss", "test_accuracy"] = Field(
+        "metric_value", description="column of the rounds table that is compared"
+    )
+    goal: Literal["max", "min"] | None = Field(None, description="which direction is better; default: the task's")
+    target: float | None = Field(
+        None, description="metric whose time, bytes and epsilon are reported; default: what the baseline ends with"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of intervals; tests reject at 1 - confidence")
+    relation: Literal["add_or_remove_one", "zero_out_one", "replace_one"] | None = Field(
+        None, description="account every run again under this relation where a proof exists"
+    )
+    delta: float | None = Field(None, gt=0, lt=1, description="account every run again at this delta")
+    tune: Tune | None = Field(None, description="choose hyper-parameters first; leave out for none")
+    processes: int = Field(1, ge=1, description="runs at the same time")
+    executor: Literal["processes", "ray"] = Field("processes", description="ray needs the extra fedopt[ray]")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Description:
+        if (self.base is None) == (not self.bases):
+            raise ValueError("give either base or bases")
+        if self.epsilons and self.noise_multipliers:
+            raise ValueError("give either epsilons or noise_multipliers")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds repeat: {list(self.seeds)}")
+        for name, levels in (("epsilons", self.epsilons), ("noise_multipliers", self.noise_multipliers)):
+            if any(level <= 0 for level in levels) or len(set(levels)) != len(levels):
+                raise ValueError(f"{name} must be > 0 and not repeat, got {list(levels)}")
+        if self.tune is not None and self.tune.seed in self.seeds:
+            raise ValueError(f"tune.seed {self.tune.seed} is a seed of the comparison; tuning on it would favour luck")
+        return self
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Target epsilons or noise multipliers, whichever are given."""
+        return self.epsilons or self.noise_multipliers
+
+    @property
+    def level_kind(self) -> str:
+        """``epsilon``, ``noise_multiplier`` or empty."""
+        return "epsilon" if self.epsilons else "noise_multiplier" if self.noise_multipliers else ""
+
+    @property
+    def reference(self) -> str:
+        """The variant others are tested against."""
+        return self.baseline or next(iter(self.variants))
+
+
+class Base:
+    """A base scenario as a mapping, and where its keys stand.
+
+    Args:
+        values: the scenario before overrides.
+        where: finds lines in its file.
+        prefix: path of the scenario inside that file; empty for a file of its own.
+    """
+
+    def __init__(self, values: dict[str, Any], where: Where | None, prefix: tuple[str | int, ...] = ()):
+        self.values, self.where, self.prefix = values, where, prefix
+
+
+class Described:
+    """A description with its bases read and a way to say where a problem stands.
+
+    Args:
+        description: the checked file.
+        bases: name -> base; one without a name is ``""``.
+        where: finds lines in the comparison file; None for a description made in Python.
+    """
+
+    def __init__(self, description: Description, bases: dict[str, Base], where: Where | None):
+        self.description, self.bases, self.where = description, bases, where
+
+    def message(self, path: tuple[str | int, ...], message: str) -> str:
+        """``file:line:column: key: message`` of the comparison file."""
+        return _message(self.where, path, message)
+
+
+def load_description(source: str | Path | dict[str, Any]) -> Described:
+    """Read a comparison file, or a mapping with paths relative to the working directory.
+
+    Raises:
+        ScenarioError: every problem of the file, each with file and line.
+    """
+    if isinstance(source, dict):
+        values, where, folder = source, None, Path()
+    else:
+        path = Path(source)
+        values, where = read_yaml(path)
+        folder = path.parent
+    problems: list[Problem] = []
+    found = parse(Description, values, (), problems)
+    if not isinstance(found, Description):
+        raise ScenarioError([_message(where, p.path, p.message) for p in problems])
+    errors = [_message(where, path, text) for path, text in _unknown_names(found)]
+    bases = _bases(found, where, folder, errors)
+    if errors:
+        raise ScenarioError(errors)
+    return Described(found, bases, where)
+
+
+def _message(where: Where | None, path: tuple[str | int, ...], message: str) -> str:
+    if where is not None:
+        return where.message(Problem(path=path, message=message))
+    return f"{'.'.join(map(str, path)) or 'comparison'}: {message}"
+
+
+def _unknown_names(found: Description) -> list[tuple[tuple[str | int, ...], str]]:
+    known = ", ".join(found.variants)
+    errors: list[tuple[tuple[str | int, ...], str]] = []
+    if found.baseline is not None and found.baseline not in found.variants:
+        errors.append((("baseline",), f"{found.baseline!r} is no variant; known: {known}"))
+    for name in found.tune.variants if found.tune is not None else ():
+        if name not in found.variants:
+            errors.append((("tune", "variants", name), f"is no variant; known: {known}"))
+    return errors
+
+
+def _bases(found: Description, where: Where | None, folder: Path, errors: list[str]) -> dict[str, Base]:
+    written = {"": found.base} if found.base is not None else found.bases
+    bases = {}
+    for name, value in written.items():
+        path: tuple[str | int, ...] = ("bases", name) if name else ("base",)
+        if isinstance(value, dict):
+            bases[name] = Base(value, where, path)
+        elif isinstance(value, str):
+            try:
+                bases[name] = Base(*read_yaml(folder / value))
+            except ScenarioError as error:
+                errors.extend(_message(where, path, problem) for problem in error.problems)
+        else:
+            errors.append(_message(where, path, f"must be a scenario file or a scenario, got {value!r}"))
+    return bases

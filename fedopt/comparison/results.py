@@ -1,0 +1,383 @@
+"""From run directories to tidy tables: one row per run, per evaluation, per method, per test."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedopt.comparison import statistics, tables
+from fedopt.comparison.expansion import Cell
+from fedopt.comparison.ground import Claim, claim_of
+from fedopt.report.run_data import RunData, load_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOWER_IS_BETTER = ("test_loss",)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How runs are judged.
+
+    Args:
+        metric: column of the rounds table.
+        goal: ``max``, ``min`` or None for the task's.
+        target: metric to reach, or None for what the baseline ends with.
+        baseline: variant others are tested against.
+        confidence: of intervals.
+        relation, delta: common ground, or None.
+    """
+
+    metric: str = "metric_value"
+    goal: str | None = None
+    target: float | None = None
+    baseline: str = ""
+    confidence: float = 0.95
+    relation: Any = None
+    delta: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of the comparison, and where it lies. ``how`` and ``error`` as in ``runs.Done``."""
+
+    cell: Cell
+    seed: int
+    directory: Path
+    how: str = "reused"
+    error: str = ""
+    chosen: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Tables of a comparison, and what the report says beside them."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    cells: pd.DataFrame
+    tests: pd.DataFrame
+    claims: dict[tuple[Cell, int], Claim] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def collect(entries: Sequence[Entry], judging: Judging, folder: Path) -> Results:
+    """Read every run and judge.
+
+    Args:
+        entries: runs that exist or failed.
+        judging: how.
+        folder: directories are written relative to it.
+    """
+    loaded = {i: load_run(e.directory) for i, e in enumerate(entries) if e.how != "failed"}
+    goal = judging.goal or _goal(loaded, judging.metric)
+    claims: dict[tuple[Cell, int], Claim] = {}
+    runs: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for i, entry in enumerate(entries):
+        data = loaded.get(i)
+        row = _identity(entry) | {"how": entry.how, "error": entry.error or None, "status": "failed", "goal": goal}
+        row["directory"] = _relative(entry.directory, folder)
+        row["chosen"] = json.dumps(dict(entry.chosen), default=str) if entry.chosen else None
+        if data is not None:
+            claim = _claim(data, judging)
+            if claim is not None:
+                claims[entry.cell, entry.seed] = claim
+            row |= _measured(data, judging.metric, goal, claim)
+            curves += [_identity(entry) | point for point in _curve(data, judging.metric)]
+        runs.append(row)
+    curve_of: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for point in curves:
+        curve_of.setdefault(_run_key(point), []).append(point)
+    targets = _targets(runs, judging)
+    for row in runs:
+        row |= _to_target(row, curve_of.get(_run_key(row), []), targets.get(row["base"]), goal)
+    cells = _cells(runs, judging.confidence)
+    return Results(
+        tables.frame("runs", runs),
+        tables.frame("curves", curves),
+        tables.frame("cells", cells),
+        tables.frame("tests", _tests(runs, judging, goal)),
+        claims,
+        tuple(dict.fromkeys(r for d in loaded.values() for r in d.summary.get("references") or ())),
+        tuple(dict.fromkeys(w for d in loaded.values() for w in d.summary.get("warnings") or ())),
+    )
+
+
+def _identity(entry: Entry) -> dict[str, Any]:
+    cell = entry.cell
+    return {
+        "base": cell.base,
+        "variant": cell.variant,
+        "level": cell.level,
+        "level_kind": cell.level_kind,
+        "seed": entry.seed,
+    }
+
+
+def _run_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["base"], row["variant"], row["level"], row["seed"]
+
+
+def cell_of(row: Any) -> Cell:
+    """The cell of a table row (mapping or named tuple with the cell columns)."""
+    level = row["level"]
+    missing = level is None or level != level
+    return Cell(row["base"], row["variant"], None if missing else float(level), row["level_kind"])
+
+
+def _goal(loaded: dict[int, RunData], metric: str) -> str:
+    if metric in LOWER_IS_BETTER:
+        return "min"
+    goals = [d.summary.get("metric_goal") for d in loaded.values() if d.summary.get("metric_goal")]
+    return "max" if metric == "test_accuracy" or not goals else str(goals[0])
+
+
+def _relative(directory: Path, folder: Path) -> str:
+    return Path(os.path.relpath(directory, folder)).as_posix()
+
+
+def _claim(data: RunData, judging: Judging) -> Claim | None:
+    if data.privacy is None:
+        return None
+    sizes = [n for n in data.clients["num_examples"].to_pylist() if n is not None]
+    complete = len(sizes) == data.summary.get("population")
+    single = complete and max(sizes, default=0) <= 1
+    return claim_of(data.privacy, judging.relation, judging.delta, single)
+
+
+def _measured(data: RunData, metric: str, goal: str, claim: Claim | None) -> dict[str, Any]:
+    s = data.summary
+    last = _last(data, metric)
+    if s.get("status") == "diverged":
+        last = None
+    elif metric == "metric_value" and s.get("final_metric") is not None:
+        last = s["final_metric"]
+    elif metric == "test_loss" and s.get("final_test_loss") is not None:
+        last = s["final_test_loss"]
+    up, down = s.get("uplink_bytes"), s.get("downlink_bytes")
+    local = "local_loss" if metric == "test_loss" else "local_metric"
+    fair = [v for v in data.clients[local].to_pylist() if v is not None]
+    row = {
+        "status": s.get("status", "running"),
+        "metric_name": metric.replace("_", " ") if metric != "metric_value" else s.get("metric_name"),
+        "metric": last,
+        "test_loss": s.get("final_test_loss"),
+        "worst_decile": statistics.worst_decile(fair, goal) if fair else None,
+        "steps": s.get("steps"),
+        "time_s": s.get("time_s"),
+        "wall_s": s.get("wall_s"),
+        "uplink_bytes": up,
+        "downlink_bytes": down,
+        "total_bytes": None if up is None or down is None else up + down,
+        "queries": s.get("queries"),
+    }
+    if claim is not None:
+        ground = claim.ground
+        row |= {"epsilon": claim.epsilon, "delta": ground.delta, "unit": ground.unit, "relation": ground.relation}
+        row |= {"trust": claim.trust, "accountant": claim.accountant, "ground_remark": claim.remark or None}
+        row |= {"hypothetical_population": ground.hypothetical, "claimed_epsilon": s.get("epsilon")}
+    return row
+
+
+def _last(data: RunData, metric: str) -> float | None:
+    values = [v for v in data.round_column(metric) if v is not None]
+    return values[-1] if values and math.isfinite(values[-1]) else None
+
+
+def _curve(data: RunData, metric: str) -> list[dict[str, Any]]:
+    columns = {name: data.round_column(name) for name in ("step", "time_s", "queries", "epsilon", "test_loss")}
+    values, sent = data.round_column(metric), data.total_bytes
+    return [
+        {
+            "step": columns["step"][i],
+            "time_s": columns["time_s"][i],
+            "total_bytes": sent[i],
+            "queries": columns["queries"][i],
+            "claimed_epsilon": columns["epsilon"][i],
+            "metric": value,
+            "test_loss": columns["test_loss"][i],
+        }
+        for i, value in enumerate(values)
+        if value is not None
+    ]
+
+
+def _targets(runs: list[dict[str, Any]], judging: Judging) -> dict[str, float]:
+    """Per base: the given target, or the mean the baseline ends with (at its first level)."""
+    found: dict[str, float] = {}
+    for base in {row["base"] for row in runs}:
+        if judging.target is not None:
+            found[base] = judging.target
+            continue
+        own = [
+            r for r in runs if r["base"] == base and r["variant"] == judging.baseline and r.get("metric") is not None
+        ]
+        level = own[0]["level"] if own else None
+        values = [r["metric"] for r in own if r["level"] == level]
+        if values:
+            found[base] = float(np.mean(values))
+    return found
+
+
+def _to_target(row: dict[str, Any], curve: list[dict[str, Any]], target: float | None, goal: str) -> dict[str, Any]:
+    if target is None:
+        return {}
+    position = statistics.first_reaching([p["metric"] for p in curve], target, goal)
+    if position is None:
+        return {"target": target}
+    point = curve[position]
+    own = row.get("epsilon") is not None and row.get("ground_remark") is None
+    return {
+        "target": target,
+        "steps_to_target": point["step"],
+        "time_to_target_s": point["time_s"],
+        "bytes_to_target": point["total_bytes"],
+        "queries_to_target": point["queries"],
+        "epsilon_to_target": point["claimed_epsilon"] if own else None,
+    }
+
+
+# ---- per method ----------------------------------------------------------------------------------------------------
+
+
+def grouped(runs: list[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
+    """Runs by cell, in order of appearance."""
+    groups: dict[Cell, list[dict[str, Any]]] = {}
+    for row in runs:
+        groups.setdefault(cell_of(row), []).append(row)
+    return groups
+
+
+def _cells(runs: list[dict[str, Any]], confidence: float) -> list[dict[str, Any]]:
+    rows = [_cell(cell, group, confidence) for cell, group in grouped(runs).items()]
+    goal = runs[0]["goal"] if runs else "max"
+    for row in rows:
+        row["on_frontier"] = False
+    grounds = {(r["base"], r["unit"], r["relation"], r["delta"]) for r in rows}
+    for base, *ground in sorted(grounds, key=str):
+        # Without privacy epsilon is infinite: such a run competes on every ground.
+        same = [r for r in rows if r["base"] == base and [r["unit"], r["relation"], r["delta"]] in (ground, [None] * 3)]
+        if ground == [None] * 3 and len({g for g in grounds if g[0] == base}) > 1:
+            continue
+        points = np.array([_criteria(r, goal) for r in same])
+        for row, kept in zip(same, statistics.pareto(points), strict=True):
+            row["on_frontier"] = row["on_frontier"] or bool(kept)
+    return rows
+
+
+def _criteria(row: dict[str, Any], goal: str) -> list[float]:
+    """(utility, epsilon, time, bytes), smaller is better; a private run without finite epsilon counts as infinite."""
+    mean = math.nan if row["mean"] is None else row["mean"]
+    epsilon = math.inf if row["epsilon"] is None else row["epsilon"]
+    return [-mean if goal == "max" else mean, epsilon, row["time_s"] or 0.0, row["total_bytes"] or 0.0]
+
+
+def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[str, Any]:
+    def values(name: str) -> list[float]:
+        return [r[name] for r in group if r.get(name) is not None]
+
+    def mean(name: str, everyone: bool = False) -> float | None:
+        found = values(name)
+        return None if not found or (everyone and len(found) < len(group)) else float(np.mean(found))
+
+    def first(name: str) -> Any:
+        return next((r[name] for r in group if r.get(name) is not None), None)
+
+    interval = statistics.t_interval(values("metric"), confidence)
+    spent, until = values("epsilon"), values("epsilon_to_target")
+    return {
+        "base": cell.base,
+        "variant": cell.variant,
+        "level": cell.level,
+        "level_kind": cell.level_kind,
+        "runs": len(group),
+        "seeds": interval.count,
+        "diverged": sum(r["status"] == "diverged" for r in group),
+        "failed": sum(r["status"] == "failed" for r in group),
+        "metric_name": first("metric_name"),
+        "mean": _known(interval.mean),
+        "deviation": _known(interval.deviation),
+        "low": _known(interval.low),
+        "high": _known(interval.high),
+        "worst_decile": mean("worst_decile"),
+        "epsilon": max(spent) if spent and len(spent) == len(values("unit")) else None,
+        "delta": first("delta"),
+        "unit": first("unit"),
+        "relation": first("relation"),
+        "trust": first("trust"),
+        "time_s": mean("time_s"),
+        "total_bytes": mean("total_bytes"),
+        "queries": mean("queries"),
+        "reached": len(values("steps_to_target")),
+        "time_to_target_s": mean("time_to_target_s", True),
+        "bytes_to_target": mean("bytes_to_target", True),
+        "queries_to_target": mean("queries_to_target", True),
+        "epsilon_to_target": max(until) if len(until) == len(group) else None,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+# ---- tests against the baseline ------------------------------------------------------------------------------------
+
+
+def _tests(runs: list[dict[str, Any]], judging: Judging, goal: str) -> list[dict[str, Any]]:
+    groups = grouped(runs)
+    rows, results = [], []
+    for cell, group in groups.items():
+        if cell.variant == judging.baseline:
+            continue
+        reference = _reference(cell, groups, judging.baseline)
+        if reference is None:
+            continue
+        result = statistics.paired_test(_by_seed(group), _by_seed(groups[reference]), judging.confidence)
+        results.append(result)
+        rows.append(
+            {
+                "base": cell.base,
+                "variant": cell.variant,
+                "level": cell.level,
+                "level_kind": cell.level_kind,
+                "baseline": reference.label,
+                "difference": _known(result.difference),
+                "low": _known(result.low),
+                "high": _known(result.high),
+                "p_value": _known(result.p_value),
+                "pairs": result.pairs,
+            }
+        )
+    for row, adjusted in zip(rows, statistics.holm([r.p_value for r in results]), strict=True):
+        row["p_holm"] = _known(adjusted)
+        row["verdict"] = _verdict(row, goal, 1 - judging.confidence)
+    return rows
+
+
+def _reference(cell: Cell, groups: dict[Cell, Any], baseline: str) -> Cell | None:
+    """The baseline at the same level, else at the only level it has."""
+    same = [c for c in groups if c.base == cell.base and c.variant == baseline]
+    exact = [c for c in same if c.level == cell.level]
+    return exact[0] if exact else same[0] if len(same) == 1 else None
+
+
+def _by_seed(group: list[dict[str, Any]]) -> dict[int, float]:
+    return {r["seed"]: r["metric"] for r in group if r.get("metric") is not None}
+
+
+def _verdict(row: dict[str, Any], goal: str, alpha: float) -> str:
+    if row["p_holm"] is None:
+        return "untested"
+    if row["p_holm"] > alpha:
+        return "not separable"
+    return "better" if (row["difference"] > 0) == (goal == "max") else "worse"

@@ -1,0 +1,249 @@
+"""Executing the runs of a comparison: reuse what is finished, go on with what was cut short, report what fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedopt.comparison.expansion import PlannedRun, computing_code
+from fedopt.progress import _clock as clock
+from fedopt.runlog import read_summary, run_state, write_atomically
+
+NOTE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a planned run.
+
+    Args:
+        run: the plan.
+        directory: its run directory; may hold no run if it failed.
+        how: ``reused``, ``executed``, ``resumed`` or ``failed``.
+        wall_s: real seconds spent now.
+        error: why it failed, or empty.
+        trace: the traceback of a failure, or empty.
+    """
+
+    run: PlannedRun
+    directory: Path
+    how: str
+    wall_s: float = 0.0
+    error: str = ""
+    trace: str = ""
+
+
+class Job(NamedTuple):
+    """A run in a form that travels to another process."""
+
+    scenario: dict[str, Any]
+    directory: str
+    split: str
+    threads: int | None
+
+
+def execute(
+    runs: Sequence[PlannedRun],
+    folder: Path,
+    processes: int = 1,
+    quiet: bool = True,
+    executor: str = "processes",
+    name: str = "comparison",
+) -> list[Done]:
+    """Make sure every run exists.
+
+    Args:
+        runs: what is wanted; equal content is executed once.
+        folder: holds one directory per run, ``<label>-<key>``.
+        processes: runs at the same time; 1 runs in this process.
+        quiet: print nothing.
+        executor: ``processes`` or ``ray``.
+        name: of the comparison, for notes and progress.
+    Returns:
+        One entry per run, in the given order. A failing run is an entry, not an exception.
+    """
+    done: dict[str, Done] = {}
+    missing: dict[str, PlannedRun] = {}
+    for run in runs:
+        directory = directory_of(run, folder)
+        if is_finished(directory):
+            done[run.key] = Done(run, directory, "reused")
+        else:
+            missing[run.key] = run
+    view = _View(len(missing), len(done), processes, quiet)
+    waiting = list(missing.values())
+    threads = _threads(processes) if processes > 1 else None
+    jobs = [_job(run, folder, name, threads) for run in waiting]
+    for index, how, wall, error, trace in _outcomes(jobs, processes, executor):
+        found = Done(waiting[index], Path(jobs[index].directory), how, wall, error, trace)
+        done[found.run.key] = found
+        view.show(found)
+    by_key = {run.key: done[run.key] for run in runs}
+    return [_for(run, by_key[run.key]) for run in runs]
+
+
+def _for(run: PlannedRun, done: Done) -> Done:
+    """The outcome of an equal run, under this run's label."""
+    return done if done.run is run else Done(run, done.directory, done.how, done.wall_s, done.error, done.trace)
+
+
+def directory_of(run: PlannedRun, folder: Path) -> Path:
+    """The run's directory: an existing one with its key, whatever it was called, or a new name."""
+    found = sorted(folder.glob(f"*-{run.key}"))
+    return found[0] if found else folder / f"{run.scenario.name}-seed{run.seed}-{run.key}"
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether nothing is left to compute there."""
+    return run_state(directory) == "finished" and read_summary(directory).get("status") not in ("running", "failed")
+
+
+def _job(run: PlannedRun, folder: Path, name: str, threads: int | None) -> Job:
+    directory = directory_of(run, folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    cell = run.cell
+    note = {
+        "comparison": name,
+        "base": cell.base,
+        "variant": cell.variant,
+        "level": cell.level,
+        "level_kind": cell.level_kind,
+        "seed": run.seed,
+        "split": run.split,
+        "chosen": dict(run.chosen),
+        "key": run.key,
+        "computing_code": computing_code(),
+    }
+    write_atomically(directory / NOTE, json.dumps(note, indent=2, default=str) + "\n")
+    return Job(run.scenario.resolved(), str(directory), run.split, threads)
+
+
+def run_job(job: Job) -> tuple[str, float, str, str]:
+    """Execute or go on with one run in this process: (how, seconds, error, traceback)."""
+    from fedopt.comparison.splits import data_of
+    from fedopt.scenario import from_mapping, load
+    from fedopt.simulation.session import Session
+
+    began, directory = time.perf_counter(), Path(job.directory)
+    how = "resumed" if run_state(directory) == "running" else "executed"
+    try:
+        if how == "resumed":  # device, chunk and threads as pinned by the run that was cut short
+            scenario = load(directory / "scenario.yaml")
+        else:
+            scenario = from_mapping(job.scenario)
+            if job.threads is not None and scenario.engine.threads is None:
+                engine = scenario.engine.model_copy(update={"threads": job.threads})
+                scenario = scenario.model_copy(update={"engine": engine})
+        data = data_of(scenario, job.split)
+        Session(scenario, directory, quiet=True, data=data).run(resume=how == "resumed")
+    except Exception as error:  # reported with the comparison; the other runs must not be lost
+        wall = time.perf_counter() - began
+        return "failed", wall, f"{type(error).__name__}: {error}", traceback.format_exc()
+    return how, time.perf_counter() - began, "", ""
+
+
+Outcome = tuple[int, str, float, str, str]
+
+
+def _outcomes(jobs: Sequence[Job], processes: int, executor: str) -> Iterator[Outcome]:
+    if not jobs:
+        return
+    if executor == "ray":
+        yield from _with_ray(jobs, processes)
+    elif processes == 1:
+        yield from ((i, *run_job(job)) for i, job in enumerate(jobs))
+    else:
+        yield from _with_processes(jobs, min(processes, len(jobs)))
+
+
+def _with_processes(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+    """A pool; if a worker dies, the runs left go on one at a time so that the culprit is known."""
+    left = dict(enumerate(jobs))
+    with _pool(processes) as pool:
+        futures: dict[Future[Any], int] = {pool.submit(run_job, job): i for i, job in left.items()}
+        try:
+            for future in as_completed(futures):
+                outcome = future.result()
+                del left[futures[future]]
+                yield futures[future], *outcome
+        except BrokenProcessPool:
+            pass  # the loop below takes the runs that are left
+        except BaseException:
+            pool.shutdown(cancel_futures=True, wait=False)
+            raise
+    for i, job in left.items():
+        with _pool(1) as pool:
+            try:
+                yield i, *pool.submit(run_job, job).result()
+            except BrokenProcessPool:
+                yield i, "failed", 0.0, "its process died (killed, or out of memory); it can be resumed", ""
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    import multiprocessing
+
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _with_ray(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+    """On a Ray cluster, or a local one. The folder of the runs must be shared by its machines."""
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeError("executor: ray needs Ray; install fedopt[ray], or use executor: processes") from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    remote = ray.remote(max_retries=0)(run_job)
+    absolute = [job._replace(directory=str(Path(job.directory).resolve())) for job in jobs]
+    waiting = {remote.remote(job): i for i, job in enumerate(absolute)}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        index = waiting.pop(ready[0])
+        try:
+            yield index, *ray.get(ready[0])
+        except ray.exceptions.RayError as error:
+            yield index, "failed", 0.0, f"{type(error).__name__}: {error}", ""
+
+
+def _threads(processes: int) -> int:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
+
+
+class _View:
+    """One line per finished run with the time left, from the mean of those finished so far."""
+
+    def __init__(self, total: int, reused: int, processes: int, quiet: bool):
+        self.total, self.processes, self.quiet = total, max(1, processes), quiet
+        self.finished, self.began = 0, time.monotonic()
+        self._say(f"{total} runs to execute, {reused} reused")
+
+    def show(self, done: Done) -> None:
+        """After one run."""
+        self.finished += 1
+        words = f"failed: {done.error}" if done.how == "failed" else _headline(done)
+        left = (self.total - self.finished) * (time.monotonic() - self.began) / self.finished
+        end = f"; about {clock(left)} left" if self.finished < self.total else ""
+        self._say(f"[{self.finished}/{self.total}] {done.run.label}: {words} ({done.wall_s:.1f} s){end}")
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _headline(done: Done) -> str:
+    summary = read_summary(done.directory)
+    value, name = summary.get("final_metric"), summary.get("metric_name") or "metric"
+    shown = "no metric" if value is None else f"{name} {value:.4f}"
+    epsilon = f", epsilon {summary['epsilon']:.3g}" if summary.get("epsilon") is not None else ""
+    return f"{done.how}, {summary.get('status')}, {shown}{epsilon}"
