@@ -55,6 +55,8 @@ def withheld(scenario: Scenario, public_test: bool) -> frozenset[str]:
         return frozenset()
     tables = (schemas.ROUND_COLUMNS, schemas.CLIENT_COLUMNS)
     marked = {column.name for table in tables for column in table if column.simulator_only}
+    if "num_examples" in getattr(scenario.data, "public", ()):
+        marked -= {"num_examples"}
     return frozenset(marked - ({"test_loss", "metric_value", "test_accuracy"} if public_test else set()))
 
 

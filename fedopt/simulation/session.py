@@ -176,7 +176,7 @@ class Session:
     def _on_outcome(self, row: dict[str, Any]) -> None:
         self.counts["admitted"] += row["status"] == "admitted"
         self.counts["lost"] += row["status"] in ("lost", "failed")
-        self.log.add_update(row)
+        self.log.add_update({name: value for name, value in row.items() if name not in self._withheld})
 
     def _on_failure(self, message: str) -> None:
         self.progress.note(message)
