@@ -59,15 +59,26 @@ def _overrides(settings: list[str] | None, seed: int | None, device: str | None)
 
 @app.command()
 def simulate(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file, or a run directory with --resume.")],
+    scenario: Annotated[Path | None, typer.Argument(help="Scenario file, or a run directory with --resume.")] = None,
     settings: Setting = None,
     seed: Seed = None,
     device: Device = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run of this scenario.")] = False,
     quiet: Annotated[bool, typer.Option(help="No live view.")] = False,
+    flower_app: Annotated[
+        Path | None, typer.Option(help="Run this unmodified Flower app; the scenario gives devices, clients and seed.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="Virtual nodes of a Flower app without a scenario.")] = 10,
 ) -> None:
     """Run one scenario on the virtual clock."""
+    if flower_app is not None:
+        from fedopt.flower.commands import simulate_app
+
+        simulate_app(flower_app, scenario, _overrides(settings, seed, device), nodes, seed)
+        return
+    if scenario is None:
+        _fail(["simulate: give a scenario file, or --flower-app DIRECTORY."])
     from fedopt import api
     from fedopt.runlog import RunLogError
     from fedopt.scenario import ScenarioError

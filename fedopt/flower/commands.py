@@ -140,3 +140,23 @@ def certs(
         hosts = host or ["127.0.0.1", "localhost"]
         for line in make_certificates(directory, hosts, nodes, days):
             typer.echo(line)
+
+
+def simulate_app(
+    directory: Path, scenario: Path | None, overrides: dict[str, Any], nodes: int, seed: int | None
+) -> None:
+    """``fedopt simulate --flower-app``: a Flower app on the virtual clock."""
+    with _told_plainly(directory):
+        from fedopt.flower.rules import clients_of
+        from fedopt.flower.simulate_app import simulate_flower_app
+        from fedopt.scenario import load
+
+        loaded = load(scenario, overrides) if scenario is not None else None
+        done = simulate_flower_app(
+            directory,
+            clients_of(loaded) if loaded is not None else nodes,
+            loaded.devices if loaded is not None else None,
+            loaded.seed if loaded is not None else seed or 0,
+        )
+    counts = ", ".join(f"{name} {count}" for name, count in done.counts.items())
+    typer.echo(f"virtual time {done.time_s:.6g} s, wall time {done.wall_s:.3g} s; {counts}")
