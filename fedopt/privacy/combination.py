@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedopt.components import Problem
 from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
+from fedopt.privacy.public_schedule import private_durations
 from fedopt.privacy.releases import AccountingError
 from fedopt.types import Public
 
@@ -96,6 +97,7 @@ def _relation_is_possible(scenario: Scenario) -> Found:
         )
     if hidden and privacy.unit == "client":
         yield from _poisson_is_kept(scenario)
+    yield from private_durations(scenario, streaming or scenario.sampling.deadline_s is not None)
     if streaming and privacy.max_participations is None:
         yield (
             ("privacy", "max_participations"),

@@ -170,6 +170,19 @@ class Composed(Event):
 _KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in Event.__subclasses__()}
 
 
+# Releases that other software writes down and no accountant here can bound.
+_REFUSED = {
+    "random_allocation": "no accountant here proves amplification by allocating units to random steps; use "
+    "poisson_sampled, or the release without sampling",
+    "shuffled_epochs": "batches of a shuffled pass are not Poisson batches; use poisson_sampled with real Poisson "
+    "batches, or one unsampled release per pass",
+    "shuffled_gaussian": "only one direction of the divergence of shuffled Gaussian noise has a formula; use shuffle "
+    "with a pure randomiser, or the local guarantee",
+    "sampled_clients_and_examples": "a client's records arrive together, so the two rates do not multiply; use "
+    "poisson_sampled with the rate of the records alone",
+}
+
+
 def from_dict(data: dict[str, Any]) -> Event:
     """The event a mapping describes; the inverse of ``Event.to_dict``.
 
@@ -180,6 +193,8 @@ def from_dict(data: dict[str, Any]) -> Event:
     PoissonSampled(probability=0.01, event=GaussianEvent(noise_multiplier=1.0))
     """
     kind = data.get("kind")
+    if kind in _REFUSED:
+        raise AccountingError(f"event kind {kind!r} is refused: {_REFUSED[kind]}")
     if kind not in _KINDS:
         raise AccountingError(f"unknown event kind {kind!r}; known: {', '.join(sorted(_KINDS))}")
     values: dict[str, Any] = {name: value for name, value in data.items() if name != "kind"}

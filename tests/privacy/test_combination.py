@@ -62,6 +62,22 @@ def test_a_sound_combination_is_accepted():
             ["makes Poisson coins depend on earlier ones", "sampling: fixed"],
         ),
         (private({"trust": "local"}), ["privacy.trust: is local", "protects under trust: central"]),
+        (
+            private(
+                {"max_participations": 2},
+                sampling={"kind": "uniform", "concurrency": 4},
+                aggregator={"kind": "fedbuff", "buffer_size": 2},
+                devices={"compute": {"kind": "constant", "per_step": True}},
+            ),
+            ["devices.compute: a client's duration depends on its private number of examples", "data.public: [num_"],
+        ),
+        (
+            private(
+                sampling={"kind": "fixed", "cohort_size": 4, "deadline_s": 2.0},
+                devices={"compute": {"kind": "constant", "per_step": True}},
+            ),
+            ["decides which release its reply is in; set client.steps"],
+        ),
         (private({"unit": "example"}), ["protects unit: client", "mechanism: {kind: dp_sgd}"]),
         (private({"target_epsilon": 3.0}), ["privacy.target_epsilon: the mechanism's noise is given as well"]),
         (private({"mechanism": {"kind": "gaussian"}}), ["has no noise; set its noise_multiplier"]),
@@ -130,6 +146,18 @@ def test_what_nobody_can_bound_is_refused_with_a_remedy(body, words):
     message = refusal(body)
     for word in words:
         assert word in message, message
+
+
+def test_durations_may_depend_on_public_or_fixed_work():
+    timed = {"max_participations": 2, "mechanism": CENTRAL["mechanism"]}
+    common: dict[str, Any] = {
+        "sampling": {"kind": "uniform", "concurrency": 4},
+        "aggregator": {"kind": "fedbuff", "buffer_size": 2},
+        "devices": {"compute": {"kind": "constant", "per_step": True}},
+    }
+    assert from_mapping(private(timed, **common, data__public=["num_examples"])).privacy is not None
+    fixed = {"kind": "sgd", "lr": 0.1, "batch_size": 2, "steps": 3}
+    assert from_mapping(private(timed, **common, client=fixed)).privacy is not None
 
 
 def test_all_problems_are_reported_together():

@@ -61,6 +61,10 @@ def test_json_round_trip(event):
         ({"kind": "gaussian", "sigma": 1.0}, "does not fit its fields"),
         ({"kind": "gaussian", "noise_multiplier": 0.0}, "noise_multiplier must be > 0, got 0.0"),
         ({"kind": "repeated", "event": {"kind": "nothing"}, "count": 2}, "unknown event kind 'nothing'"),
+        ({"kind": "random_allocation", "steps": 9}, "is refused: no accountant here proves amplification"),
+        ({"kind": "shuffled_gaussian"}, "is refused: only one direction"),
+        ({"kind": "shuffled_epochs"}, "is refused: batches of a shuffled pass are not Poisson batches"),
+        ({"kind": "sampled_clients_and_examples"}, "is refused: a client's records arrive together"),
     ],
 )
 def test_what_is_unknown_is_refused(data, text):

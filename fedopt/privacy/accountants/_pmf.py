@@ -113,12 +113,17 @@ def variance(pmf: LossPmf) -> float:
     return float(np.dot(pmf.masses, (losses - mean) ** 2) / total)
 
 
-def _log_mgf(pmf: LossPmf, order: float) -> float:
-    exponent = order * pmf.losses()
-    top = float(exponent.max())
-    with np.errstate(under="ignore"):
-        total = float(np.dot(pmf.masses, np.exp(exponent - top)))
-    return top + math.log(total) if total > 0 else math.inf
+def _log_mgfs(pmf: LossPmf, orders: np.ndarray) -> list[float]:
+    losses, found = pmf.losses(), []
+    exponent = np.empty_like(losses)
+    for order in orders.tolist():
+        top = max(order * losses[0], order * losses[-1])
+        np.multiply(losses, order, out=exponent)
+        exponent -= top
+        with np.errstate(under="ignore"):
+            total = float(np.dot(pmf.masses, np.exp(exponent, out=exponent)))
+        found.append(top + math.log(total) if total > 0 else math.inf)
+    return found
 
 
 class _Window:
@@ -126,12 +131,13 @@ class _Window:
 
     def __init__(self, pmfs: Sequence[tuple[LossPmf, int]]):
         self._pmfs, self._step = [pmf for pmf, _ in pmfs], pmfs[0][0].step
-        narrow = min(math.sqrt(variance(pmf)) for pmf in self._pmfs) or self._step
-        wide = math.sqrt(sum(count * variance(pmf) for pmf, count in pmfs)) or self._step
+        variances = [variance(pmf) for pmf in self._pmfs]
+        narrow = math.sqrt(min(variances)) or self._step
+        wide = math.sqrt(sum(n * own for (_, n), own in zip(pmfs, variances, strict=True))) or self._step
         span = max(pmf.step * len(pmf.masses) for pmf in self._pmfs)
-        self._orders = np.geomspace(min(0.7 / wide, 5.0 / span), max(25.0 / narrow, 50.0 / span), 24)
+        self._orders = np.geomspace(min(0.7 / wide, 5.0 / span), max(25.0 / narrow, 50.0 / span), 16)
         signed = np.concatenate([self._orders, -self._orders])
-        self._log_mgfs = np.array([[_log_mgf(pmf, order) for order in signed] for pmf in self._pmfs])
+        self._log_mgfs = np.array([_log_mgfs(pmf, signed) for pmf in self._pmfs])
 
     def of(self, counts: Sequence[int]) -> tuple[int, int]:
         """Grid indices outside of which the sum has at most ``WINDOW_TAIL`` on either side."""
@@ -191,23 +197,25 @@ def epsilon_of(pmf: LossPmf, delta: float) -> float:
     """Smallest epsilon >= 0 whose hockey-stick divergence is at most ``delta``; inf if there is none."""
     if pmf.infinity > delta:
         return math.inf
-    above = pmf.infinity + np.cumsum(pmf.masses[::-1])[::-1]
+    above = np.empty(len(pmf.masses) + 1)  # mass of losses from each one on, and infinity at the end
+    np.cumsum(pmf.masses[::-1], out=above[:-1][::-1])
+    above[-1] = 0.0
+    above += pmf.infinity
     # The divergence at e is at least (1 - exp(-2)) above(e + 2), so epsilon is not 2 below where above = 1.2 delta.
-    heavy = np.flatnonzero(above > 1.2 * delta)
+    heavy = np.flatnonzero(above[:-1] > 1.2 * delta)
     crossing = (pmf.low + int(heavy[-1])) * pmf.step if len(heavy) else 0.0
     reference = max(crossing - 2.0, 0.0)
     start = max(0, math.ceil(reference / pmf.step - 1e-9) - pmf.low)
-    stop = min(len(above), start + int(500.0 / pmf.step) + 1)
+    stop = min(len(above) - 1, start + int(500.0 / pmf.step) + 1)
     if start >= stop:
         return reference
-    infinity = float(above[stop]) if stop < len(above) else pmf.infinity
-    masses = pmf.masses[start:stop]
-    losses = (pmf.low + np.arange(start, stop)) * pmf.step
-    above = np.append(above[start:stop], infinity)
-    scaled = np.append(np.cumsum((masses * np.exp(reference - losses))[::-1])[::-1], 0.0)
+    above = above[start : stop + 1]
+    decay = np.exp(reference - (pmf.low + np.arange(start, stop)) * pmf.step)
+    scaled = np.zeros(len(above))
+    np.cumsum((pmf.masses[start:stop] * decay)[::-1], out=scaled[:-1][::-1])
     if above[0] - scaled[0] <= delta:
         return reference
-    fits = above[1:] - np.exp(losses - reference) * scaled[1:] <= delta
+    fits = (above[1:] - delta) * decay <= scaled[1:]
     first = int(np.argmax(fits))  # the last loss always fits, since infinity <= delta
     return max(0.0, reference + math.log((above[first] - delta) / scaled[first]))
 
