@@ -13,7 +13,17 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from fedopt.flower.wire import FACTS, PARTS, RAW
 
 Answer = Callable[[Message, Context], Message]
-KINDS = ("raises", "nan", "wrong_shape", "wrong_type", "lying_length", "enormous", "other_dispatch", "no_facts", "pickle")
+KINDS = (
+    "raises",
+    "nan",
+    "wrong_shape",
+    "wrong_type",
+    "lying_length",
+    "enormous",
+    "other_dispatch",
+    "no_facts",
+    "pickle",
+)
 
 
 def spoil(kind: str, reply: Message) -> Message:

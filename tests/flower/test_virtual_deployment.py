@@ -138,7 +138,7 @@ def test_secure_aggregation_is_refused_with_the_reason(tmp_path: Path) -> None:
     chosen = scenario(
         privacy={**GAUSSIAN, "trust": "distributed", "mechanism": mechanism}, aggregator={"kind": "fedavg"}
     )
-    with pytest.raises(DeploymentRefused, match="secaggplus_mod.*Use trust: local or central"):
+    with pytest.raises(DeploymentRefused, match=r"secaggplus_mod.*Use trust: local or central"):
         deploy(chosen, tmp_path)
 
 

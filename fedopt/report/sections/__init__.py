@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedopt.report.page import Page
 from fedopt.report.run_data import RunData
-from fedopt.report.sections import background, clients, headline, learning, privacy, schedule
+from fedopt.report.sections import background, clients, headline, learning, prediction, privacy, schedule
 
 
 def run_page(run: RunData) -> Page:
@@ -18,6 +18,7 @@ def run_page(run: RunData) -> Page:
             learning.section(run),
             privacy.section(run),
             schedule.section(run),
+            prediction.section(run),
             clients.split_section(run),
             clients.spread_section(run),
             background.scenario_section(run),
