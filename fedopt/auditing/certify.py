@@ -56,12 +56,13 @@ def guesses_for(canaries: int, claimed: float, alpha: float, delta: float) -> in
     grid = np.concatenate([ndtri(order), mu + ndtri(order)])
     scores = np.sort(grid)
     present = 1 / (1 + np.exp(-(mu * scores - mu * mu / 2)))
-    best, chosen = -1.0, 2
+    best, chosen = (-1.0, 0.0), 2
     for guesses in sorted({max(2, 2 * round(canaries * share / 2)) for share in np.linspace(0.05, 1.0, 14)}):
         if guesses > canaries:
             continue
         right = float(np.mean(np.concatenate([present[-guesses:], 1 - present[:guesses]])) * guesses)
-        found = one_run_epsilon(canaries, guesses, min(guesses, math.floor(right)), alpha, delta)
+        bound = one_run_epsilon(canaries, guesses, min(guesses, math.floor(right)), alpha, delta)
+        found = (bound, (2 * right - guesses) / math.sqrt(guesses))  # where no bound is expected: the clearest excess
         if found > best:
             best, chosen = found, guesses
     return chosen

@@ -7,6 +7,7 @@ fresh seeds are judged on the other half. Tuning is not paid for in epsilon: the
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from fedopt.components import dump
 from fedopt.data.base import Examples, FederatedData
 from fedopt.protocol import Finished
 from fedopt.scenario import Scenario, load
@@ -83,7 +85,7 @@ def compare(
     for epsilon in budgets:
         for name, overrides in methods.items():
             common = {**overrides, "privacy.target_epsilon": epsilon}
-            scores = []
+            common, scores = _calibrated(base, common), []
             for setting in grids[name]:
                 found = _one(base, {**common, **setting}, TUNING_SEED, 0, measure)
                 scores.append(found[choose_by])
@@ -96,8 +98,17 @@ def compare(
     return pd.DataFrame(rows), pd.DataFrame(tuned)
 
 
+def _calibrated(base: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides with the noise that meets the target, which depends on neither seed nor step size."""
+    scenario = load(base, overrides)
+    mechanism = assemble(scenario).server.mechanism
+    assert mechanism is not None
+    made: dict[str, Any] = dump(mechanism)
+    return {**overrides, "privacy.mechanism": made, "privacy.target_epsilon": None}
+
+
 def _one(base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure: Measure) -> dict[str, float]:
-    scenario = load(base, {**overrides, "seed": seed})
+    scenario = load(base, {**copy.deepcopy(dict(overrides)), "seed": seed})
     parts, params = final(scenario, halves(scenario.data.load(seed))[half])
     accounting = parts.server.affordable
     spent = accounting.exact(parts.server.state.tally)

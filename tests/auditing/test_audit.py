@@ -46,7 +46,7 @@ def test_replace_one_claims_are_converted_to_presence():
 
 
 def test_quiet_noise_is_caught_by_a_certified_bound():
-    quiet = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 4.0}
+    quiet = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 8.0}
     result = audit_scenario(scenario(FIXED, mechanism=quiet), Audit(server_steps=3), seed=2)
     assert result.certified is not None and result.certified > result.claimed
     assert result.alarm and "exceeds the claimed epsilon" in result.reason() and "ALARM" in result.text()
@@ -125,7 +125,7 @@ def test_simulate_audits_where_the_scenario_says_so(tmp_path):
 
 def test_command_line_fails_with_3_on_an_alarm(tmp_path):
     body = copy.deepcopy(FIXED)
-    body["privacy"]["mechanism"] = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 4.0}
+    body["privacy"]["mechanism"] = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 8.0}
     path = tmp_path / "s.yaml"
     path.write_text(to_yaml(body))
     run = fedopt.simulate(path, out=tmp_path / "out")
