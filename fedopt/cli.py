@@ -235,6 +235,49 @@ def compare(
 
 
 @app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    last: Annotated[bool, typer.Option("--last", help="Only the steps after the last checkpoint it kept.")] = False,
+) -> None:
+    """Execute a run again and compare every recorded number bit for bit."""
+    from fedopt.runlog import RunLogError
+    from fedopt.scenario import ScenarioError
+    from fedopt.verify import verify as check
+
+    try:
+        verdict = check(directory, last)
+    except ScenarioError as error:
+        _fail(error.problems)
+    except (RunLogError, ValueError, FileNotFoundError) as error:
+        _fail([f"{directory}: {error}"])
+    if verdict.repeats:
+        typer.echo(f"{verdict.compared} repeat bit for bit: rounds, updates, clients, summary, model, privacy.json")
+        return
+    for sentence in (f"{verdict.compared} do not repeat:", *(f"  {d}" for d in verdict.differences)):
+        typer.echo(sentence)
+    typer.echo("what can explain it:")
+    for reason in verdict.reasons:
+        typer.echo(f"  {reason}")
+    raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="Run directory.")],
+    tensorboard: Annotated[Path, typer.Option(help="Folder for TensorBoard event files.")],
+) -> None:
+    """Write a run in another tool's format; the run's own tables are Parquet and CSV already."""
+    from fedopt.event_files import export_tensorboard
+    from fedopt.runlog import RunLogError
+
+    try:
+        written = export_tensorboard(directory, tensorboard)
+    except (RunLogError, RuntimeError) as error:
+        _fail([str(error)])
+    typer.echo(f"wrote {written} scalars; look with: tensorboard --logdir {tensorboard}")
+
+
+@app.command()
 def budget(
     scenario: Annotated[Path | None, typer.Argument(help="Scenario file with a privacy section.")] = None,
     settings: Setting = None,

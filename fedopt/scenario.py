@@ -93,6 +93,7 @@ class Run(Section):
     evaluate_every: int = Field(5, ge=1, description="evaluate on the test set every so many steps")
     evaluate_clients: Literal["none", "end"] = Field("end", description="per-client metrics for the fairness view")
     checkpoint_every: int = Field(20, ge=1, description="write a resumable checkpoint every so many steps")
+    keep_checkpoint: bool = Field(False, description="keep the last checkpoint of a finished run for fedopt verify")
 
     @model_validator(mode="after")
     def _ends(self) -> Run:

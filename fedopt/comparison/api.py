@@ -150,7 +150,7 @@ def _changed(described: Described, changes: dict[str, Any]) -> Described:
 
 def _execute(described: Described, out: Path, quiet: bool, file: str) -> Comparison:
     description = described.description
-    expand(described)  # every problem of every run before anything is computed
+    _check(described)
     folder = out / description.name
     check_writable(folder)
     chosen, sentences, trials = {}, [], None
@@ -181,6 +181,26 @@ def _execute(described: Described, out: Path, quiet: bool, file: str) -> Compari
         description.title or description.name, description.question, command, sentences, trials, computing_code()
     )
     return write(collect(entries, judging, folder), judging, background, folder)
+
+
+def _check(described: Described) -> None:
+    """Every problem of every run and trial before anything is computed."""
+    from fedopt.scenario import ScenarioError
+
+    problems: list[str] = []
+    try:
+        expand(described)
+    except ScenarioError as error:
+        problems += error.problems
+    if described.description.tune is not None:
+        from fedopt.comparison.tuning import plan_trials
+
+        try:
+            plan_trials(described)
+        except ScenarioError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ScenarioError(problems)
 
 
 def _entry(done: Done) -> Entry:

@@ -16,7 +16,7 @@ from fedopt.components import ConfigurationError, Problem
 from fedopt.scenario import Scenario, ScenarioError, from_mapping
 
 # Packages and files that cannot change the numbers of a run: changing them keeps finished runs usable.
-_OUTSIDE = ("comparison", "report", "flower", "cli.py", "template.py", "progress.py", "verify.py", "tensorboard.py")
+_OUTSIDE = ("comparison", "report", "flower", "cli.py", "template.py", "progress.py", "verify.py", "event_files.py")
 
 
 @dataclass(frozen=True)

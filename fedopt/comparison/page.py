@@ -209,8 +209,8 @@ def _background(results: Results, background: Background) -> str:
     if background.code:
         notes.append(f"Code that computed the runs: {background.code}. Every run directory holds its full scenario.")
     notes.append(
-        "Every number of this page is in tables/ (CSV and Parquet, described in docs/compare.md), every plot in figures/ "
-        "(SVG, PNG, PDF)."
+        "Every number of this page is in tables/ (CSV and Parquet, described in docs/compare.md), every plot in "
+        "figures/ (SVG, PNG, PDF)."
     )
     if results.warnings:
         notes += [f"Warning of a run: {warning}." for warning in results.warnings[:20]]

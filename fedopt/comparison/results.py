@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedopt.comparison import statistics, tables
+from fedopt.comparison.cells import cell_of, cell_rows, tested_rows
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.ground import Claim, claim_of
 from fedopt.report.run_data import RunData, load_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Entry", "Judging", "Results", "cell_of", "collect", "final_metric"]
 
 LOWER_IS_BETTER = ("test_loss",)
 
@@ -101,12 +104,12 @@ def collect(entries: Sequence[Entry], judging: Judging, folder: Path) -> Results
     targets = _targets(runs, judging)
     for row in runs:
         row |= _to_target(row, curve_of.get(_run_key(row), []), targets.get(row["base"]), goal)
-    cells = _cells(runs, judging.confidence)
+    cells = cell_rows(runs, judging.confidence)
     return Results(
         tables.frame("runs", runs),
         tables.frame("curves", curves),
         tables.frame("cells", cells),
-        tables.frame("tests", _tests(runs, judging, goal)),
+        tables.frame("tests", tested_rows(runs, judging.baseline, goal, judging.confidence)),
         claims,
         tuple(dict.fromkeys(r for d in loaded.values() for r in d.summary.get("references") or ())),
         tuple(dict.fromkeys(w for d in loaded.values() for w in d.summary.get("warnings") or ())),
@@ -126,13 +129,6 @@ def _identity(entry: Entry) -> dict[str, Any]:
 
 def _run_key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["base"], row["variant"], row["level"], row["seed"]
-
-
-def cell_of(row: Any) -> Cell:
-    """The cell of a table row (mapping or named tuple with the cell columns)."""
-    level = row["level"]
-    missing = level is None or level != level
-    return Cell(row["base"], row["variant"], None if missing else float(level), row["level_kind"])
 
 
 def _goal(loaded: dict[int, RunData], metric: str) -> str:
@@ -157,13 +153,7 @@ def _claim(data: RunData, judging: Judging) -> Claim | None:
 
 def _measured(data: RunData, metric: str, goal: str, claim: Claim | None) -> dict[str, Any]:
     s = data.summary
-    last = _last(data, metric)
-    if s.get("status") == "diverged":
-        last = None
-    elif metric == "metric_value" and s.get("final_metric") is not None:
-        last = s["final_metric"]
-    elif metric == "test_loss" and s.get("final_test_loss") is not None:
-        last = s["final_test_loss"]
+    last = final_metric(data, metric)
     up, down = s.get("uplink_bytes"), s.get("downlink_bytes")
     local = "local_loss" if metric == "test_loss" else "local_metric"
     fair = [v for v in data.clients[local].to_pylist() if v is not None]
@@ -189,7 +179,13 @@ def _measured(data: RunData, metric: str, goal: str, claim: Claim | None) -> dic
     return row
 
 
-def _last(data: RunData, metric: str) -> float | None:
+def final_metric(data: RunData, metric: str) -> float | None:
+    """The metric at the last evaluation; None for a diverged run or where it was never evaluated."""
+    if data.summary.get("status") == "diverged":
+        return None
+    known = {"metric_value": "final_metric", "test_loss": "final_test_loss"}.get(metric, "")
+    if data.summary.get(known) is not None:
+        return float(data.summary[known])
     values = [v for v in data.round_column(metric) if v is not None]
     return values[-1] if values and math.isfinite(values[-1]) else None
 
@@ -245,139 +241,3 @@ def _to_target(row: dict[str, Any], curve: list[dict[str, Any]], target: float |
         "queries_to_target": point["queries"],
         "epsilon_to_target": point["claimed_epsilon"] if own else None,
     }
-
-
-# ---- per method ----------------------------------------------------------------------------------------------------
-
-
-def grouped(runs: list[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
-    """Runs by cell, in order of appearance."""
-    groups: dict[Cell, list[dict[str, Any]]] = {}
-    for row in runs:
-        groups.setdefault(cell_of(row), []).append(row)
-    return groups
-
-
-def _cells(runs: list[dict[str, Any]], confidence: float) -> list[dict[str, Any]]:
-    rows = [_cell(cell, group, confidence) for cell, group in grouped(runs).items()]
-    goal = runs[0]["goal"] if runs else "max"
-    for row in rows:
-        row["on_frontier"] = False
-    grounds = {(r["base"], r["unit"], r["relation"], r["delta"]) for r in rows}
-    for base, *ground in sorted(grounds, key=str):
-        # Without privacy epsilon is infinite: such a run competes on every ground.
-        same = [r for r in rows if r["base"] == base and [r["unit"], r["relation"], r["delta"]] in (ground, [None] * 3)]
-        if ground == [None] * 3 and len({g for g in grounds if g[0] == base}) > 1:
-            continue
-        points = np.array([_criteria(r, goal) for r in same])
-        for row, kept in zip(same, statistics.pareto(points), strict=True):
-            row["on_frontier"] = row["on_frontier"] or bool(kept)
-    return rows
-
-
-def _criteria(row: dict[str, Any], goal: str) -> list[float]:
-    """(utility, epsilon, time, bytes), smaller is better; a private run without finite epsilon counts as infinite."""
-    mean = math.nan if row["mean"] is None else row["mean"]
-    epsilon = math.inf if row["epsilon"] is None else row["epsilon"]
-    return [-mean if goal == "max" else mean, epsilon, row["time_s"] or 0.0, row["total_bytes"] or 0.0]
-
-
-def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[str, Any]:
-    def values(name: str) -> list[float]:
-        return [r[name] for r in group if r.get(name) is not None]
-
-    def mean(name: str, everyone: bool = False) -> float | None:
-        found = values(name)
-        return None if not found or (everyone and len(found) < len(group)) else float(np.mean(found))
-
-    def first(name: str) -> Any:
-        return next((r[name] for r in group if r.get(name) is not None), None)
-
-    interval = statistics.t_interval(values("metric"), confidence)
-    spent, until = values("epsilon"), values("epsilon_to_target")
-    return {
-        "base": cell.base,
-        "variant": cell.variant,
-        "level": cell.level,
-        "level_kind": cell.level_kind,
-        "runs": len(group),
-        "seeds": interval.count,
-        "diverged": sum(r["status"] == "diverged" for r in group),
-        "failed": sum(r["status"] == "failed" for r in group),
-        "metric_name": first("metric_name"),
-        "mean": _known(interval.mean),
-        "deviation": _known(interval.deviation),
-        "low": _known(interval.low),
-        "high": _known(interval.high),
-        "worst_decile": mean("worst_decile"),
-        "epsilon": max(spent) if spent and len(spent) == len(values("unit")) else None,
-        "delta": first("delta"),
-        "unit": first("unit"),
-        "relation": first("relation"),
-        "trust": first("trust"),
-        "time_s": mean("time_s"),
-        "total_bytes": mean("total_bytes"),
-        "queries": mean("queries"),
-        "reached": len(values("steps_to_target")),
-        "time_to_target_s": mean("time_to_target_s", True),
-        "bytes_to_target": mean("bytes_to_target", True),
-        "queries_to_target": mean("queries_to_target", True),
-        "epsilon_to_target": max(until) if len(until) == len(group) else None,
-    }
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-# ---- tests against the baseline ------------------------------------------------------------------------------------
-
-
-def _tests(runs: list[dict[str, Any]], judging: Judging, goal: str) -> list[dict[str, Any]]:
-    groups = grouped(runs)
-    rows, results = [], []
-    for cell, group in groups.items():
-        if cell.variant == judging.baseline:
-            continue
-        reference = _reference(cell, groups, judging.baseline)
-        if reference is None:
-            continue
-        result = statistics.paired_test(_by_seed(group), _by_seed(groups[reference]), judging.confidence)
-        results.append(result)
-        rows.append(
-            {
-                "base": cell.base,
-                "variant": cell.variant,
-                "level": cell.level,
-                "level_kind": cell.level_kind,
-                "baseline": reference.label,
-                "difference": _known(result.difference),
-                "low": _known(result.low),
-                "high": _known(result.high),
-                "p_value": _known(result.p_value),
-                "pairs": result.pairs,
-            }
-        )
-    for row, adjusted in zip(rows, statistics.holm([r.p_value for r in results]), strict=True):
-        row["p_holm"] = _known(adjusted)
-        row["verdict"] = _verdict(row, goal, 1 - judging.confidence)
-    return rows
-
-
-def _reference(cell: Cell, groups: dict[Cell, Any], baseline: str) -> Cell | None:
-    """The baseline at the same level, else at the only level it has."""
-    same = [c for c in groups if c.base == cell.base and c.variant == baseline]
-    exact = [c for c in same if c.level == cell.level]
-    return exact[0] if exact else same[0] if len(same) == 1 else None
-
-
-def _by_seed(group: list[dict[str, Any]]) -> dict[int, float]:
-    return {r["seed"]: r["metric"] for r in group if r.get("metric") is not None}
-
-
-def _verdict(row: dict[str, Any], goal: str, alpha: float) -> str:
-    if row["p_holm"] is None:
-        return "untested"
-    if row["p_holm"] > alpha:
-        return "not separable"
-    return "better" if (row["difference"] > 0) == (goal == "max") else "worse"

@@ -95,6 +95,7 @@ CELLS = (
     Column("unit", _TEXT, "Unit of epsilon."),
     Column("relation", _TEXT, "Relation of epsilon."),
     Column("trust", _TEXT, "Trust model of epsilon."),
+    Column("hypothetical_population", _INTEGER, "Supposed population of epsilon; empty for the real one."),
     Column("time_s", _NUMBER, "Mean virtual time, seconds."),
     Column("total_bytes", _NUMBER, "Mean bytes both ways."),
     Column("queries", _NUMBER, "Mean objective evaluations."),

@@ -64,8 +64,8 @@ def trouble(results: Results) -> str:
         found.append(f"{len(failed)} of {len(rows)} runs failed: {'; '.join(failed[:5])}.")
     if diverged:
         found.append(
-            f"{len(diverged)} of {len(rows)} runs diverged: {'; '.join(diverged[:5])}. Means leave them out and flatter "
-            "their methods."
+            f"{len(diverged)} of {len(rows)} runs diverged: {'; '.join(diverged[:5])}. Means leave them out and "
+            "flatter their methods."
         )
     return " ".join(found)
 

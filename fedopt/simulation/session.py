@@ -256,7 +256,7 @@ class Session:
         self._write_privacy()
         summary = self._summary(ended, params)
         self.log.finish(summary, self._clients(params, ended))
-        close_run(self.directory)
+        close_run(self.directory, self.scenario.run.keep_checkpoint)
         return summary
 
     def _write_privacy(self) -> None:
@@ -329,11 +329,12 @@ class Session:
         return self.parts.server.affordable.final(self.parts.server.state)
 
 
-def close_run(directory: Path) -> None:
-    """What is left once the tables are final: no checkpoint, and the report. May be repeated after a kill."""
+def close_run(directory: Path, keep_checkpoint: bool = False) -> None:
+    """What is left once the tables are final: the report, and no checkpoint unless asked for. May be repeated."""
     from fedopt.report import write_report
 
-    (directory / CHECKPOINT).unlink(missing_ok=True)
+    if not keep_checkpoint:
+        (directory / CHECKPOINT).unlink(missing_ok=True)
     write_report(directory)
 
 

@@ -1,0 +1,169 @@
+"""Cost to a target, the frontier over all criteria, and per-client fairness."""
+
+from __future__ import annotations
+
+import math
+
+from fedopt.comparison.cells import ground_key
+from fedopt.comparison.drawing import cells_of, colors, figure_name, metric_axis, titled
+from fedopt.comparison.ground import Ground
+from fedopt.comparison.results import Results, cell_of
+from fedopt.comparison.words import records
+from fedopt.report import figures
+from fedopt.report.figures import Figure, View, axis, plain
+
+REVERSED = {"autorange": "reversed", "automargin": True}
+TARGET_COSTS = (
+    "time_to_target_s",
+    "bytes_to_target",
+    "queries_to_target",
+    "epsilon_to_target",
+    "unit",
+    "relation",
+    "trust",
+)
+
+# ---- costs to a target ---------------------------------------------------------------------------------------------
+
+
+def target_figures(results: Results, base: str) -> list[Figure]:
+    """Time, bytes and epsilon until the target was first reached."""
+    rows = [r for r in cells_of(results, base) if r["time_to_target_s"] is not None]
+    if not rows:
+        return []
+    found = records(results.runs)
+    target = next(r["target"] for r in found if r["base"] == base and r["target"] is not None)
+    goal = next(r["goal"] for r in found if r["base"] == base)
+    words = f"{rows[0]['metric_name']} {'at least' if goal == 'max' else 'at most'} {target:.4g}"
+    labels = [cell_of(r).label.removeprefix(f"{base} / ") for r in rows]
+    choices = [("time_to_target_s", "virtual time", "virtual time to the target (s)", "")]
+    choices.append(("bytes_to_target", "bytes", "bytes to the target", "~s"))
+    if any(r["queries_to_target"] for r in rows):
+        choices.append(("queries_to_target", "evaluations", "objective evaluations to the target", "~s"))
+    if any(r["epsilon_to_target"] is not None for r in rows):
+        choices.append(("epsilon_to_target", "epsilon", "epsilon spent until the target (each on its own ground)", ""))
+    bars = figures.bars("cost", [r["time_to_target_s"] for r in rows], labels, orientation="h")
+    columns = (
+        "method",
+        "runs that reached it",
+        "time (s)",
+        "bytes",
+        "evaluations",
+        "epsilon",
+        "unit",
+        "relation",
+        "trust",
+    )
+    table = [
+        [cell_of(r).label, f"{r['reached']} of {r['runs']}", *(r[c] for c in TARGET_COSTS)]
+        for r in cells_of(results, base)
+    ]
+    return [
+        Figure(
+            name=figure_name("target", base),
+            title=titled("Cost to the target", base),
+            alt=f"Bars: cost until {words} was first reached, for {', '.join(labels)}.",
+            traces=[bars],
+            layout={
+                "yaxis": {"autorange": "reversed", "automargin": True},
+                "xaxis": axis(choices[0][2]),
+                "showlegend": False,
+            },
+            columns=columns,
+            rows=table,
+            caption=f"Mean over seeds until {words} was first reached; a method with a seed that never reached it has "
+            "no bar. Reading the test metric to stop is not paid for in epsilon.",
+            views=tuple(View(label, title, (plain([r[c] for r in rows]),), form) for c, label, title, form in choices),
+            wide=True,
+            height=140 + 34 * len(rows),
+        )
+    ]
+
+
+# ---- frontier ------------------------------------------------------------------------------------------------------
+
+
+def frontier_figures(results: Results, base: str) -> list[Figure]:
+    """Utility against each cost, the methods on the frontier filled."""
+    rows = [r for r in cells_of(results, base) if r["mean"] is not None]
+    if len(rows) < 2:
+        return []
+    color, traces = colors(results), []
+    for row in rows:
+        name = cell_of(row).label.removeprefix(f"{base} / ")
+        symbol = "circle" if row["on_frontier"] else "circle-open"
+        trace = figures.line(name, [row["time_s"]], [row["mean"]], color[row["variant"]], mode="markers")
+        trace["marker"] = {**trace["marker"], "size": 12, "symbol": symbol, "line": {"width": 2}}
+        if row["low"] is not None:
+            half = [row["mean"] - row["low"]]
+            trace["error_y"] = {"type": "data", "array": plain(half), "color": figures.series(color[row["variant"]])}
+        traces.append(trace)
+    views = [View("virtual time", "virtual time (s)", tuple(plain([r["time_s"]]) for r in rows))]
+    views.append(View("bytes", "bytes sent, both ways", tuple(plain([r["total_bytes"]]) for r in rows), "~s"))
+    grounds = {ground_key(r) for r in rows if r["epsilon"] is not None}
+    if len(grounds) == 1:
+        title = f"epsilon ({Ground(*next(iter(grounds))).label})"
+        views.append(View("epsilon", title, tuple(plain([_number(r["epsilon"])]) for r in rows)))
+    best = [cell_of(r).label for r in rows if r["on_frontier"]]
+    return [
+        Figure(
+            name=figure_name("frontier", base),
+            title=titled("Frontier over utility, epsilon, time and bytes", base),
+            alt=f"Points: mean metric against cost. On the frontier: {', '.join(best)}.",
+            traces=traces,
+            layout={"yaxis": metric_axis(rows), "showlegend": True},
+            columns=("method", "on the frontier", "mean", "epsilon", "trust", "virtual time (s)", "bytes"),
+            rows=[
+                [
+                    cell_of(r).label,
+                    "yes" if r["on_frontier"] else "no",
+                    r["mean"],
+                    r["epsilon"],
+                    r["trust"],
+                    r["time_s"],
+                    r["total_bytes"],
+                ]
+                for r in rows
+            ],
+            caption="Filled: no other method on the same ground is at least as good in mean metric, epsilon, virtual "
+            "time and bytes and better in one. No privacy counts as infinite epsilon; trust is not a criterion.",
+            views=tuple(views),
+            wide=True,
+            height=420,
+        )
+    ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+# ---- fairness ------------------------------------------------------------------------------------------------------
+
+
+def fairness_figures(results: Results, base: str) -> list[Figure]:
+    """The worst tenth of the clients beside the mean."""
+    rows = [r for r in cells_of(results, base) if r["worst_decile"] is not None and r["mean"] is not None]
+    if not rows:
+        return []
+    labels = [cell_of(r).label.removeprefix(f"{base} / ") for r in rows]
+    traces = [
+        figures.bars("all test examples", [r["mean"] for r in rows], labels, 0, orientation="h"),
+        figures.bars("worst tenth of the clients", [r["worst_decile"] for r in rows], labels, 1, orientation="h"),
+    ]
+    x = metric_axis(rows)
+    return [
+        Figure(
+            name=figure_name("fairness", base),
+            title=titled("Per-client fairness", base),
+            alt="Bars: mean metric and metric of the worst tenth of the clients, for " + ", ".join(labels) + ".",
+            traces=traces,
+            layout={"xaxis": x, "yaxis": REVERSED, "barmode": "group"},
+            columns=("method", "mean", "worst tenth of the clients", "gap"),
+            rows=[[cell_of(r).label, r["mean"], r["worst_decile"], r["mean"] - r["worst_decile"]] for r in rows],
+            caption="The final model on every client's own test share (or own examples, where it has none): mean over "
+            "the worst tenth of the clients, then over seeds. Simulator only: a deployment cannot see it.",
+            wide=True,
+            height=160 + 44 * len(rows),
+        )
+    ]
