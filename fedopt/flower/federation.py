@@ -89,6 +89,8 @@ class Federation:
             return
         facts = facts_of(reply.content)
         partition, self.partitions = int(facts["partition"]), int(facts["partitions"])
+        if self._node_of.get(partition) in self._known:  # a restarted node is back before the old one is missed
+            self.on_problem(f"partition {partition} has a new node; if both run, give each its own partition-id")
         self._node_of[partition] = node
         if "num_examples" in facts:
             self.examples[partition] = int(facts["num_examples"])
@@ -111,9 +113,6 @@ class Federation:
             )
         if self.partitions and facts["partitions"] != self.partitions:
             return f"it says num-partitions={facts['partitions']}, others say {self.partitions}"
-        node = self._node_of.get(int(facts["partition"]))
-        if node is not None and node in self._known:
-            return f"partition {facts['partition']} has a node already; give every SuperNode its own partition-id"
         return None
 
     @property

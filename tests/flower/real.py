@@ -1,0 +1,87 @@
+"""Real SuperLinks and SuperNodes for tests: small scenarios, client apps that misbehave, faults while running."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedopt.api import Run
+from fedopt.flower.deploy import follow
+from fedopt.flower.export import export_app, package_name
+from fedopt.flower.processes import LocalFederation
+from fedopt.scenario import Scenario
+
+PATIENT: dict[str, Any] = {"poll-s": 0.2, "wait-s": 240.0, "reply-s": 240.0, "replay": False}
+
+_FAULTY = '''\
+"""A client that misbehaves."""
+
+from pathlib import Path
+
+from flwr.clientapp import ClientApp
+
+from fedopt.flower.client_app import client_app
+from {package}.faults import faulty
+
+inner = client_app(Path(__file__).with_name("scenario.yaml"))
+answer = faulty("{kind}")(inner)
+app = ClientApp()
+
+
+@app.query()
+def hello(message, context):
+    return inner(message, context)
+
+
+@app.train()
+def train(message, context):
+    return answer(message, context)
+'''
+
+
+def deploy_real(
+    scenario: Scenario,
+    folder: Path,
+    nodes: int = 2,
+    fault: str | None = None,
+    during: Callable[[LocalFederation, Path], None] | None = None,
+    **config: Any,
+) -> Run:
+    """Deploy on real processes.
+
+    Args:
+        scenario: what to run.
+        folder: gets the app and the run directory ``run``.
+        nodes: SuperNodes.
+        fault: name of a fault of ``faults.faulty`` for client 0.
+        during: called in a thread with the federation and the run directory, to break something.
+        config: run configuration, over patient defaults.
+    """
+    app, directory = export_app(scenario, folder / "app"), folder / "run"
+    if fault is not None:
+        package = package_name(scenario.name)
+        shutil.copy(Path(__file__).with_name("faults.py"), app / package / "faults.py")
+        (app / package / "client.py").write_text(_FAULTY.format(package=package, kind=fault))
+    directory.mkdir(parents=True, exist_ok=True)
+    with LocalFederation(nodes, directory / "logs") as federation:
+        federation.submit(app, {"out": str(directory), **PATIENT, **config})
+        if during is not None:
+            threading.Thread(target=during, args=(federation, directory), daemon=True).start()
+        follow(federation, directory, scenario, quiet=True)
+    return Run(directory)
+
+
+def wait_for_step(directory: Path, step: int, seconds: float = 400.0) -> None:
+    """Wait until a run has made a step."""
+    end = time.monotonic() + seconds
+    path = directory / "rounds.jsonl"
+    while time.monotonic() < end:
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines()):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"step {step} was not reached within {seconds:g} s")

@@ -1,0 +1,109 @@
+"""``fedopt deploy``: exports, certificates, messages."""
+
+from __future__ import annotations
+
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedopt.cli import app
+
+SCENARIO = """\
+name: tiny.one
+data: {kind: synthetic, clients: 3}
+model: {kind: logistic_regression}
+client: {kind: sgd, steps: 2}
+run: {server_steps: 2}
+"""
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["deploy", *words])
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_an_exported_app_is_complete_and_builds(scenario: Path, tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    code, output = invoke("export", str(scenario), str(tmp_path / "app"), "--set", "client.lr=0.3")
+    assert code == 0, output
+    package = tmp_path / "app" / "fedopt_tiny_one"
+    assert "lr: 0.3" in (package / "scenario.yaml").read_text()
+    from flwr.cli.build import build_fab_from_disk
+
+    fab = build_fab_from_disk(tmp_path / "app")  # Flower's own reading of the app
+    assert 0 < len(fab) < 100_000
+    assert invoke("export", str(scenario), str(tmp_path / "app"))[0] == 2
+
+
+def test_certificates_vouch_for_the_link_and_secrets_are_private(tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    folder = tmp_path / "certs"
+    code, output = invoke("certs", str(folder), "--host", "link.example.org", "--host", "10.0.0.7", "--nodes", "2")
+    assert code == 0, output
+    assert "--enable-supernode-auth" in output and "--root-certificates" in output
+    for name in ("ca.key", "server.key", "node-0", "node-1"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "server.pem", folder / "server.key")
+    assert handshake(folder, server, "link.example.org") and not handshake(folder, server, "other.example.org")
+    assert invoke("certs", str(folder))[0] == 2  # nothing is overwritten
+
+
+def handshake(folder: Path, server: ssl.SSLContext, host: str) -> bool:
+    client = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(to_client, to_server, server_hostname=host)
+    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    done = set()
+    for _ in range(10):
+        for side in (ours, theirs):
+            try:
+                side.do_handshake()
+                done.add(side)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError:
+                return False
+    return done == {ours, theirs}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "--nodes N"),
+        (["--nodes", "2", "--superlink", "localhost:1"], "--nodes N"),
+        (["--nodes", "9"], "between 1 and the 3 clients"),
+        (["--superlink", "link.example.org:8000"], "--root-certificates FILE"),
+        (["--superlink", "link.example.org:8000", "--root-certificates", "nowhere.crt"], "no file nowhere.crt"),
+        (["--nodes", "2", "--set", "client.lr=-1"], "client.lr: must be > 0"),
+    ],
+)
+def test_mistakes_are_explained(words: list[str], message: str, scenario: Path) -> None:
+    pytest.importorskip("flwr")
+    code, output = invoke(str(scenario), *words)
+    assert code == 2 and message in " ".join(output.split())
+
+
+def test_without_flwr_the_message_says_what_to_install(scenario: Path) -> None:
+    program = (
+        "import sys; sys.modules['flwr'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'flwr' else find(name, *a)\n"
+        "from fedopt.cli import app\n"
+        f"app(['deploy', {str(scenario)!r}, '--nodes', '2'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "pip install 'fedopt[flower]'" in done.stderr

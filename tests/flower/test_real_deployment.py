@@ -1,0 +1,138 @@
+"""Deployments on real processes: one small one every day, faults with the slow tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from faults import KINDS
+from real import deploy_real, wait_for_step
+from virtual_deployment import scenario
+
+from fedopt.api import simulate
+from fedopt.flower import watchdog
+from fedopt.flower.processes import FlowerProcessError, LocalFederation
+
+PRIVATE = {
+    "unit": "client",
+    "relation": "zero_out_one",
+    "mechanism": {"kind": "gaussian", "clipping_norm": 0.5, "noise_multiplier": 1.0},
+}
+
+
+def short(clients: int = 2, steps: int = 2, **changes: object) -> object:
+    return scenario(clients, run={"server_steps": steps, "evaluate_every": 1, "evaluate_clients": "none"}, **changes)
+
+
+def test_a_real_deployment_gives_the_simulated_model(tmp_path: Path) -> None:
+    chosen = short()
+    run = deploy_real(chosen, tmp_path, replay=True)
+    simulated = simulate(chosen, tmp_path / "simulated")
+    assert run.summary["status"] == "finished" and run.summary["warnings"] == []
+    assert run.summary["model_sha256"] == simulated.summary["model_sha256"]  # bit for bit
+    assert set(run.updates.status) == {"admitted"} and len(run.updates) == 4
+    assert (run.directory / "report.html").exists() and "Predicted against real" in run.report.read_text()
+    rows = json.loads((run.directory / "prediction.json").read_text())["rows"]
+    assert [row["real_metric"] for row in rows] == [row["predicted_metric"] for row in rows]
+    # Half of every reply's time is spent in transit both ways, whose sum the replay repeats.
+    assert rows[-1]["predicted_time_s"] == pytest.approx(rows[-1]["real_time_s"], rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*KINDS, "dies"])
+def test_a_bad_client_is_never_aggregated(kind: str, tmp_path: Path) -> None:
+    run = deploy_real(short(), tmp_path, fault=kind)
+    rows = run.updates
+    assert run.summary["status"] == "finished"
+    assert set(rows[rows.client_id == 0].status) == ({"lost"} if kind in ("raises", "dies") else {"failed"})
+    assert set(rows[rows.client_id == 1].status) == {"admitted"}
+
+
+@pytest.mark.slow
+def test_a_client_that_never_answers_is_lost(tmp_path: Path) -> None:
+    run = deploy_real(short(), tmp_path, fault="hangs", **{"reply-s": 60.0})
+    rows = run.updates
+    assert run.summary["status"] == "finished"
+    assert set(rows[rows.client_id == 0].status) == {"lost"}
+
+
+@pytest.mark.slow
+def test_a_killed_supernode_is_lost_and_welcome_back(tmp_path: Path) -> None:
+    def break_it(federation: LocalFederation, directory: Path) -> None:
+        wait_for_step(directory, 1)
+        federation.processes.kill("supernode-0")
+        wait_for_step(directory, 3)
+        federation.start_node(0)
+
+    run = deploy_real(short(steps=8), tmp_path, during=break_it, **{"reply-s": 60.0})
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 8
+    rows = run.updates
+    assert "lost" in set(rows[rows.client_id == 0].status)
+    assert any("left" in warning for warning in run.summary["warnings"])
+
+
+@pytest.mark.slow
+def test_a_lost_superlink_ends_with_a_message_and_the_run_resumes(tmp_path: Path) -> None:
+    chosen = short(steps=3, privacy={**PRIVATE, "max_participations": 5})
+
+    def break_it(federation: LocalFederation, directory: Path) -> None:
+        wait_for_step(directory, 1)
+        federation.processes.kill("superlink")
+
+    with pytest.raises(FlowerProcessError, match="superlink ended with exit code"):
+        deploy_real(chosen, tmp_path, during=break_it)
+    assert watchdog.marked("no such mark") == []
+    app = tmp_path / "again"
+    app.mkdir()
+    (app / "run").symlink_to(tmp_path / "run")
+    run = deploy_real(chosen, app, resume=True)
+    simulated = simulate(chosen, tmp_path / "simulated")
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 3
+    assert run.summary["epsilon"] >= simulated.summary["epsilon"] - 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregator", [{"kind": "fedbuff", "buffer_size": 2}, {"kind": "fedasync"}])
+def test_asynchronous_pacing(aggregator: dict[str, object], tmp_path: Path) -> None:
+    run = deploy_real(short(3, 4, aggregator=aggregator), tmp_path, nodes=3)
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 4
+
+
+@pytest.mark.slow
+def test_fedfix_steps_at_its_ticks(tmp_path: Path) -> None:
+    run = deploy_real(short(2, 3, aggregator={"kind": "fedfix", "server_step_s": 20.0}), tmp_path)
+    times = run.rounds.time_s.tolist()
+    assert times == pytest.approx([20.0, 40.0, 60.0], abs=3.0)
+
+
+def test_everything_is_stopped_when_the_deployment_is_killed(tmp_path: Path) -> None:
+    """Also what started a session of its own, as ServerApps do."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom fedopt.flower.processes import Processes, environment\n"
+        f"with Processes(Path({str(tmp_path)!r}), environment(Path({str(tmp_path)!r}))) as p:\n"
+        "    p.start('tree', ['bash', '-c', 'setsid sleep 300 & sleep 300'])\n"
+        "    print(p.mark, flush=True)\n    time.sleep(300)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    mark = parent.stdout.readline().strip()
+    end = time.monotonic() + 30
+    while len(watchdog.marked(mark)) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(watchdog.marked(mark)) == 3
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 30
+    while watchdog.marked(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert watchdog.marked(mark) == []
