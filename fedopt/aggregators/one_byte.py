@@ -104,7 +104,8 @@ class OneByte(SeedLogMethod):
         number, rows = len(state.bits) - 1, released["scalars"].tolist()
         total = sum(map(len, rows))
         size = self.step_size / (total if self.normaliser == "mean" else math.sqrt(total))
-        records, sent = [], {}
+        records: list[Record] = []
+        sent: dict[int, int] = {}
         per_reply = 8 * self.count + (SEED_BITS if self.buffer_size is not None else 0)
         for scalars, name, weight in zip(rows, released["names"].tolist(), released["weights"].tolist(), strict=True):
             worker, task = int(name[0]), int(name[1])

@@ -1,0 +1,110 @@
+"""User functions, metrics of a trained model, image attacks: values, shapes, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedopt.data._class_slots import class_slots
+from fedopt.data.image_attack import ImageAttack
+from fedopt.data.model_metric import MetricObjective, ModelMetric, _logits
+from fedopt.data.user_function import UserFunction
+
+HERE = "test_black_box_problems"
+
+
+def bowl(client: int, point: np.ndarray) -> float:
+    return float(((point - client) ** 2).sum())
+
+
+class Bowls:
+    def __init__(self, step: float = 1.0):
+        self.step = step
+
+    def __call__(self, clients: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return ((points - self.step * clients[:, None, None]) ** 2).sum(-1)
+
+
+def shapeless(clients: np.ndarray, points: np.ndarray) -> float:
+    return 1.0
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+
+
+def test_user_functions_vectorised_or_not_agree():
+    one = UserFunction(function=f"{HERE}:bowl", dimension=3, clients=4).load(0).objective
+    all_at_once = UserFunction(function=f"{HERE}:Bowls", dimension=3, clients=4, vectorised=True, options={"step": 1.0})
+    many = all_at_once.load(0).objective
+    points = torch.rand(2, 5, 3, dtype=torch.float64)
+    assert torch.equal(one.values([3, 1], points), many.values([3, 1], points))
+    assert one.value(torch.zeros(3)) == pytest.approx(3 * (0 + 1 + 4 + 9) / 4)
+    assert one.initial(0).tolist() == [0.5] * 3 and not one.has_gradients
+
+
+def test_user_function_refusals():
+    with pytest.raises(ValueError, match="cannot be found"):
+        UserFunction(function=f"{HERE}:nothing", dimension=3).load(0)
+    broken = UserFunction(function=f"{HERE}:shapeless", dimension=3, vectorised=True).load(0).objective
+    with pytest.raises(ValueError, match="one value per point"):
+        broken.values([0], torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="not a number"):
+        UserFunction(function=f"{HERE}:Bowls", dimension=3).load(0).objective.values([0], torch.zeros(1, 1, 3))
+    with pytest.raises(ValueError, match="both lower and upper"):
+        UserFunction(function=f"{HERE}:bowl", dimension=3, lower=0.0)
+
+
+@pytest.mark.parametrize("metric", ["precision", "recall", "f1", "jaccard"])
+def test_metrics_equal_scikit_learn(metric):
+    from sklearn import metrics
+
+    draw = np.random.default_rng(0)
+    sizes, inputs, labels = (4, 5, 3), draw.normal(size=(40, 4)).astype(np.float32), draw.integers(0, 3, 40)
+    theta = torch.from_numpy(draw.normal(size=4 * 5 + 5 + 5 * 3 + 3).astype(np.float32))
+    objective = MetricObjective(theta, sizes, ((inputs, labels),), metric, 0.5)
+    points = torch.rand(1, 6, len(theta), dtype=torch.float64)
+    found = objective.values([0], points)[0]
+    changed = theta + 0.5 * (2 * points[0].float() - 1)
+    predicted = _logits(changed, sizes, torch.from_numpy(inputs)).argmax(-1).numpy()
+    score = {"precision": metrics.precision_score, "recall": metrics.recall_score, "f1": metrics.f1_score,
+             "jaccard": metrics.jaccard_score}[metric]  # fmt: skip
+    wanted = [1 - score(labels, row, average="macro", zero_division=0.0) for row in predicted]
+    assert np.allclose(found.numpy(), wanted, atol=1e-6) and np.std(wanted) > 0
+
+
+def test_model_metric_starts_at_the_trained_network():
+    data = ModelMetric(train_steps=30, hidden=(4,)).load(3)
+    objective = data.objective
+    assert objective.dimension == 13 * 4 + 4 + 4 * 3 + 3 and data.task.kind == "black_box"
+    assert objective.value(objective.initial(0)) < 0.6 < objective.value(torch.zeros(objective.dimension)) + 1
+
+
+def test_class_slots_are_disjoint_and_more_slots_are_less_skewed():
+    labels = np.repeat(np.arange(10), 30)
+    for share in (0.1, 0.5, 1.0):
+        slots = class_slots(labels, 10, share, 0)
+        assert sorted(np.concatenate(slots).tolist()) == list(range(300))
+        assert all(len(np.unique(labels[own])) <= round(10 * share) for own in slots)
+    assert [len(np.unique(labels[own])) for own in class_slots(labels, 10, 0.1, 0)] == [1] * 10
+    with pytest.raises(ValueError, match="raise share"):
+        class_slots(np.zeros(9, int), 5, 0.2, 0)
+
+
+def test_image_attack_is_a_margin_of_the_clients_own_models():
+    settings = ImageAttack(clients=3, share=1.0, train_steps=60, channels=(4, 8))
+    objective = settings.load(0).objective
+    start = objective.initial(0)
+    assert objective.dimension == 64 and objective.value(start) > 0
+    values = objective.values([2, 0], start.expand(2, 1, -1).double())
+    logits = torch.stack([objective.models[i](objective.image[None])[0] for i in (2, 0)])
+    others = logits.clone()
+    others[:, objective.label] = -torch.inf
+    assert torch.allclose(values[:, 0].float(), logits[:, objective.label] - others.amax(1), atol=1e-5)
+    assert objective.perturbed(torch.ones(64)).max() <= 1.0
+    with pytest.raises(ValueError, match="usable images"):
+        settings.model_copy(update={"image": 10_000}).load(0)
