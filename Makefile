@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup clean
+.PHONY: demo test test-all check format setup clean bench bench-peers
 
 setup: $(STAMP)
 
@@ -34,6 +34,14 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+# Tables of speeds, written to benchmarks/results/. Run them on a machine that does nothing else.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+bench-peers: $(STAMP)
+	$(BIN)/python benchmarks/peers.py --borrow
+	$(BIN)/python benchmarks/run.py --peers
 
 format: $(STAMP)
 	$(BIN)/ruff format fedopt tests benchmarks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,9 +133,26 @@ def simulate(
     if unfinished is not None:
         return resume_run(unfinished, quiet=quiet)
     directory = new_run_directory(loaded, base)
-    Session(loaded, directory, quiet=quiet, data=data).run()
+    if _is_one_of_many():
+        from fedopt.simulation.distributed import run_sharded
+
+        directory = run_sharded(loaded, directory, quiet, resume=False)
+        if not is_first_process():
+            return Run(directory)
+    else:
+        Session(loaded, directory, quiet=quiet, data=data).run()
     _audit(directory, loaded)
     return Run(directory)
+
+
+def _is_one_of_many() -> bool:
+    """Whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def is_first_process() -> bool:
+    """Whether this process owns the run directory: rank 0 under torchrun, and always without it."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def resume_run(directory: Path, quiet: bool = True) -> Run:
@@ -145,7 +163,15 @@ def resume_run(directory: Path, quiet: bool = True) -> Run:
     if not (directory / "scenario.yaml").exists():
         raise ScenarioError([f"{directory}: holds no run; give a run directory or a scenario."])
     if run_state(directory) != "finished":
-        Session(load(directory / "scenario.yaml"), directory, quiet=quiet).run(resume=True)
+        scenario = load(directory / "scenario.yaml")
+        if _is_one_of_many():
+            from fedopt.simulation.distributed import run_sharded
+
+            run_sharded(scenario, directory, quiet, resume=True)
+            if not is_first_process():
+                return Run(directory)
+        else:
+            Session(scenario, directory, quiet=quiet).run(resume=True)
     elif not _complete(directory):
         close_run(directory)
     _audit(directory, load(directory / "scenario.yaml"))

@@ -290,10 +290,12 @@ def budget(
     local_epsilon: Annotated[float | None, typer.Option(help="Epsilon of one message before shuffling.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients whose messages are shuffled.")] = None,
     population: Annotated[int | None, typer.Option(help="Label the result as hypothetical for so many units.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the tables into this SVG, PNG or PDF file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Epsilon and noise of a scenario or of bare numbers, without training."""
     from fedopt.budget import as_text, budget_of
+    from fedopt.budget import plot as draw
     from fedopt.privacy.budget import budget_from_numbers, budget_shuffle
     from fedopt.scenario import ScenarioError, load
 
@@ -315,6 +317,8 @@ def budget(
             )
         else:
             _fail(["budget: give a scenario, or --noise-multiplier, or --shuffle."])
+        if plot is not None:
+            draw(result, plot)
     except ScenarioError as error:
         _fail(error.problems)
     except ValueError as error:

@@ -119,13 +119,17 @@ class _Selectable:
     def __init__(self, ready: Ready, state: ServerState, limit: int | None):
         self.num_clients = ready.num_clients
         self._ready, self._state, self._limit = ready, state, limit
-        self._waiting = Counter(flight.client for flight in state.arrived.values()) if limit is not None else Counter()
+        self._waiting = Counter(flight.client for flight in state.arrived.values())
+        exchange = state.exchange
+        # A client whose reply waits for a timed step idles until then.
+        self._idle_until_step = exchange.pacing == "stream" and exchange.restart == "at_step"
 
     def is_ready(self, clients: np.ndarray) -> np.ndarray:
         mask = np.asarray(self._ready.is_ready(clients), dtype=bool).copy()
         for position in np.flatnonzero(mask):
             client = int(clients[position])
-            if client in self._state.busy or self._used_up(client):
+            idle = self._idle_until_step and self._waiting[client] > 0
+            if client in self._state.busy or idle or self._used_up(client):
                 mask[position] = False
         return mask
 
@@ -406,6 +410,8 @@ class Server:
 
     def _meta(self, flight: InFlight) -> ReplyMeta:
         state = self.state
+        # Replies of the same client that wait for the same step: its gap is theirs already.
+        waiting = sum(state.arrived[d].client == flight.client for d in state.buffer if d != flight.dispatch_id)
         return ReplyMeta(
             dispatch_id=flight.dispatch_id,
             client=flight.client,
@@ -415,8 +421,8 @@ class Server:
             local_steps=flight.local_steps,
             normalizer=flight.normalizer,
             task=flight.task,
-            contributions=state.participations.get(flight.client, 0),
-            gap=state.step + 1 - state.last_contribution.get(flight.client, 0),
+            contributions=state.participations.get(flight.client, 0) + waiting,
+            gap=0 if waiting else state.step + 1 - state.last_contribution.get(flight.client, 0),
         )
 
     def _lost(self, event: Lost) -> list[Command]:

@@ -201,13 +201,15 @@ class Public:
         expected_cohort: expected number of replies per step (a public constant).
         is_private: whether a privacy mechanism is set.
         num_examples: n_i ``[num_clients]`` if declared public (or no privacy), else None.
-        seconds_per_task: expected duration of client i's task, if the device model knows it, else None. Fraction or
+        seconds_per_task: expected duration of client i's task, if the device model knows it and every task ends in a
+            reply (no dropout, always available, full work), else None. Fraction or
             int entries say that the duration is fixed and exactly this; floats are means of random durations.
         expected_ceil: dt -> ``E[ceil(T_i / dt)]`` of every client, ``sum_{k>=0} P(T_i > k dt)``, if the device model
             knows it, else None; not needed where ``seconds_per_task`` is exact.
         concurrency: clients a stream keeps in flight, if pacing is a stream, else None.
         horizon: planned number of server steps, if there is one.
         dimension: number of parameters, once there is a model.
+        seconds_for_equal_work: expected duration of client i's task if everybody had the same work, or None.
     """
 
     num_clients: int
@@ -220,3 +222,4 @@ class Public:
     expected_ceil: Callable[[Fraction], Sequence[float]] | None = None
     concurrency: int | None = None
     dimension: int | None = None
+    seconds_for_equal_work: Any = None  # sequence of Fraction or float

@@ -67,9 +67,9 @@ class DelayedNesterov(Stream):
         """Dynamic local updates need durations."""
         if self.fastest_local_steps is None:
             return ()
-        if public.seconds_per_task is None:
+        if public.seconds_for_equal_work is None:
             return ("fastest_local_steps needs known durations of the devices' tasks; set it to null",)
-        if min(public.seconds_per_task) <= 0:
+        if min(public.seconds_for_equal_work) <= 0:
             return ("fastest_local_steps needs durations > 0, but some are 0; set it to null",)
         return ()
 
@@ -82,7 +82,7 @@ class DelayedNesterov(Stream):
     def _dynamic_local_steps(self, public: Public) -> tuple[int, ...]:
         if self.fastest_local_steps is None:
             return ()
-        durations = [exact(t) for t in public.seconds_per_task]
+        durations = [exact(t) for t in public.seconds_for_equal_work]
         budget = self.fastest_local_steps * min(durations)
         return tuple(max(1, budget // t) for t in durations)
 

@@ -49,8 +49,8 @@ class FedNova(Method):
     References: Wang et al. 2020, Tackling the Objective Inconsistency Problem, arXiv:2007.07481.
 
     Differences from the paper: 1. Under partial participation p_i is normalised over the cohort. 2. Under privacy tau
-    is the constant ``tau_effective`` and the denominator the expected cohort: what arrived is not public. A weight
-    is then at most ``max n_i / n_mean``, since |a_i| >= 1 for every local rule.
+    is the constant ``tau_effective`` and the denominator the expected cohort: what arrived is not public. |a_i| is
+    then raised to 1 where a proximal term makes it smaller, so that a weight is at most ``max n_i / n_mean``.
     """
 
     weights: Importance = Field("uniform", description="importance of a client: uniform, or its number of examples")
@@ -86,7 +86,9 @@ class FedNova(Method):
         """Weight ``importance / |a_i|``; 0 for a reply without local steps."""
         if meta.normalizer <= 0:
             return 0.0
-        return raw_importance(self.weights, public, meta.client) / meta.normalizer
+        # Momentum with a strong proximal term can make |a_i| small; a public bound on the weight needs a floor.
+        steps = max(1.0, meta.normalizer) if public.is_private else meta.normalizer
+        return raw_importance(self.weights, public, meta.client) / steps
 
     def reduce(self, state: State, batch: ReplyBatch, public: Public) -> Reduced:
         """``tau * sum_i p_i update_i / |a_i|``."""

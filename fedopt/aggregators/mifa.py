@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import Field
 
 from fedopt.aggregators._cache import fresh_rows, put_rows
+from fedopt.aggregators._corrections import exact
 from fedopt.aggregators.base import Admission, Method, Reduced, Step, broadcast, no_bound, refuse_problems
 from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
 
@@ -37,7 +38,9 @@ class MIFA(Method):
     Unavailability, arXiv:2106.04159.
 
     Differences from the paper: 1. The mean is over the clients that have reported, which is everybody with
-    ``start_fraction = 1``. 2. Refused under privacy: every step reuses cached updates, which are further releases.
+    ``start_fraction = 1``. 2. The cache holds updates as they arrived (the paper's times that round's rate): with a
+    falling client learning rate old entries keep their old rate. 3. Refused under privacy: every step reuses cached
+    updates, which are further releases.
     """
 
     server_lr: float = Field(1.0, gt=0, description="server learning rate, > 0")
@@ -75,7 +78,7 @@ class MIFA(Method):
         """Refresh the cache; move along its mean once enough clients have reported."""
         cache, total = put_rows(state.cache, released), state.cached_sum + released["update"]
         params = state.params
-        if cache and len(cache) >= self.start_fraction * public.num_clients:
+        if cache and len(cache) >= exact(self.start_fraction) * public.num_clients:
             params = params + self.server_lr * (total / len(cache))
         return Step(State(params, total, cache))
 

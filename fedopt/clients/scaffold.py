@@ -65,7 +65,8 @@ class Scaffold(LocalTraining):
             moved = rates.sum(1).to(engine.device) if rates.shape[1] else torch.zeros(len(cohort), device=engine.device)
             moved = moved * (torch.tensor(plan.steps, device=engine.device) / max(1, rates.shape[1]))
             changed = -server - result.updates.rows() / moved.clamp_min(1e-30)[:, None]
-        worked = torch.tensor(plan.steps > 0, device=engine.device)[:, None]
+        # Without a step, or at the end of a schedule with rate 0, nothing was learnt about the gradient.
+        worked = torch.tensor((plan.steps > 0) & (rates.sum(1).cpu().numpy() > 0), device=engine.device)[:, None]
         changed = torch.where(worked, changed, torch.zeros_like(changed))
         return CohortReply(
             {"update": result.updates, "control": DenseUpdates(changed)},

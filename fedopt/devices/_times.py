@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from statistics import NormalDist
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,6 +75,40 @@ class FixedTimes:
         return [self.seconds(client, 0, local_steps[client], batch_size) for client in range(self.num_clients)]
 
 
+class NoQuantiles(Exception):
+    """A time is made of several random numbers, so strata of one of them do not describe it."""
+
+
+class _Stratum:
+    """Stands for a random generator whose one draw has the given probability below it."""
+
+    def __init__(self, probability: float):
+        self._probability: float | None = probability
+
+    def random(self) -> float:
+        """The probability itself.
+
+        Raises:
+            NoQuantiles: asked twice.
+        """
+        found, self._probability = self._probability, None
+        if found is None:
+            raise NoQuantiles
+        return found
+
+    def standard_exponential(self) -> float:
+        """Quantile of the exponential of mean 1."""
+        return -math.log1p(-self.random())
+
+    def standard_normal(self) -> float:
+        """Quantile of the standard normal."""
+        return NormalDist().inv_cdf(self.random())
+
+    def normal(self, mean: float, deviation: float) -> float:
+        """Quantile of a normal."""
+        return mean + deviation * self.standard_normal()
+
+
 @dataclass(frozen=True)
 class DrawnTimes:
     """Durations drawn anew for every task from the stream (seed, "compute", client, task).
@@ -92,6 +127,17 @@ class DrawnTimes:
         """Time of the client's task-th task."""
         stream = rng.generator(self.fleet.seed, "compute", client, task)
         return float(self.draw(stream, client, local_steps, batch_size))
+
+    def quantiles(self, client: int, local_steps: int, batch_size: int, count: int) -> list[float] | None:
+        """Times at the middles of ``count`` equally likely strata, for expectations that are not the mean's.
+
+        None if a time is made of several random numbers.
+        """
+        strata: list[Any] = [_Stratum((k + 0.5) / count) for k in range(count)]
+        try:
+            return [float(self.draw(stratum, client, local_steps, batch_size)) for stratum in strata]
+        except NoQuantiles:
+            return None
 
     def expected(self, local_steps: Sequence[int], batch_size: int) -> Sequence[Seconds]:
         """Mean time of every client."""

@@ -76,17 +76,17 @@ def test_four_equal_updates_with_plain_nesterov_are_amplified(drive):
 def test_dynamic_local_updates_in_the_payload(drive_with):
     speeds = (10, 5, 4, 1)
     for durations in ([Fraction(1, v) for v in speeds], [1 / v for v in speeds]):
-        drive = drive_with(seconds_per_task=durations)
+        drive = drive_with(seconds_for_equal_work=durations)
         method = DelayedNesterov(fastest_local_steps=50)
         state = method.init(drive.vector(0.0), drive.public)
         steps = [method.payload(state, i, None).config["local_steps"] for i in range(4)]
         assert steps == [50, 25, 20, 5]
-    equal = drive_with(seconds_per_task=[0.1] * 4)
+    equal = drive_with(seconds_for_equal_work=[0.1] * 4)
     assert DelayedNesterov(fastest_local_steps=7).init(equal.vector(0.0), equal.public).local_steps == (7,) * 4
 
 
 def test_slow_clients_take_at_least_one_step(drive_with):
-    drive = drive_with(seconds_per_task=[1, 1, 1, 100])
+    drive = drive_with(seconds_for_equal_work=[1, 1, 1, 100])
     assert DelayedNesterov(fastest_local_steps=5).init(drive.vector(0.0), drive.public).local_steps[3] == 1
 
 

@@ -79,3 +79,12 @@ def test_server_momentum(drive):
     for expected in (1.0, 2.5):
         state = drive.step(method, state, [(1.0,)])
         assert state.params.item() == pytest.approx(expected)
+
+
+def test_private_weights_stay_below_their_public_bound(drive_with):
+    """A strong proximal term makes |a_i| smaller than 1; unbounded, 1/|a_i| would exceed what the noise is made for."""
+    drive = drive_with(is_private=True)
+    method = FedNova(tau_effective=1.0)
+    state = method.init(drive.vector(0.0), drive.public)
+    assert method.admit(state, drive.meta(0, normalizer=0.5), drive.public) == 1.0
+    assert method.admit(state, drive.meta(0, normalizer=4.0), drive.public) == 0.25

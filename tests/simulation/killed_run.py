@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 PRELOADED = ["fedopt.api", "fedopt.simulation.session", "fedopt.report", "pandas", "sklearn.datasets", "killed_run"]
 
@@ -22,6 +24,35 @@ def start(scenario: Path, out: Path, die_in: str | None = None) -> BaseProcess:
     process = context().Process(target=_run, args=(str(scenario), str(out), die_in))
     process.start()
     return process
+
+
+def start_ranks(scenario: Path, out: Path, ranks: int, die_at_step: int | None = None) -> list[BaseProcess]:
+    """As torchrun does: one process per rank, told about each other by environment variables; rank 1 may die."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [(str(scenario), str(out), rank, ranks, port, die_at_step) for rank in range(ranks)]
+    processes = [context().Process(target=_run_rank, args=a) for a in arguments]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _run_rank(scenario: str, out: str, rank: int, ranks: int, port: int, die_at_step: int | None) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    import fedopt
+    from fedopt.simulation.session import Session
+
+    original = Session._on_step
+
+    def dying(self: Session, stepped: Any, metrics: dict[str, float]) -> str | None:
+        if rank == 1 and stepped.step == die_at_step:
+            os._exit(9)
+        return original(self, stepped, metrics)
+
+    Session._on_step = dying  # type: ignore[method-assign]
+    fedopt.simulate(scenario, out=out, resume=True)
 
 
 def _run(scenario: str, out: str, die_in: str | None) -> None:

@@ -11,6 +11,7 @@ from fedopt.aggregators.async_fedavg import AsyncFedAvg
 from fedopt.aggregators.fedavg import FedAvg
 from fedopt.aggregators.fedbuff import FedBuff
 from fedopt.aggregators.fedfix import FedFix
+from fedopt.devices.availability.bernoulli import Bernoulli
 from fedopt.devices.compute.half_normal import HalfNormal
 from fedopt.devices.compute.ladder import Ladder
 from fedopt.sampling.all import All
@@ -133,3 +134,28 @@ def test_the_same_seed_gives_the_same_delays_under_another_aggregator() -> None:
     for client in range(5):
         shared = min(len(one[client]), len(other[client]))
         assert shared >= 8 and one[client][:shared] == pytest.approx(other[client][:shared], abs=1e-9)
+
+
+def weight_per_step(run: Schedule, steps: int) -> list[float]:
+    """Cumulative weight of every client over the steps; 1 is unbiased."""
+    return [sum(r["weight"] for r in run.rows if r["client_id"] == i) / steps for i in range(5)]
+
+
+def test_gap_weights_count_a_client_once_per_step_however_often_it_comes() -> None:
+    """Restarting at once, the fastest client comes up to three times in a buffer of five."""
+    steps = 400
+    run = Schedule(FedBuff(buffer_size=5, weights="gap"), All(), F80, clients=5, steps=steps)
+    comes = [sum(r["client_id"] == 4 and r["step"] == s for r in run.rows) for s in range(1, steps + 1)]
+    assert max(comes) >= 2
+    assert weight_per_step(run, steps) == pytest.approx([1.0] * 5, abs=0.02)
+
+
+def test_fedfix_starts_nobody_twice_within_a_tick() -> None:
+    """Clients come and go; one whose reply waits for the tick must not fill somebody else's empty place."""
+    steps = 300
+    fix = FedFix(server_step_s=1.0, weights="gap")
+    run = Schedule(fix, All(), F80, clients=5, steps=steps, availability=Bernoulli(missing=0.5))
+    for row in run.steps:
+        members = [r["client_id"] for r in run.rows if r["status"] == "admitted" and r["step"] == row["step"]]
+        assert len(members) == len(set(members))
+    assert weight_per_step(run, steps) == pytest.approx([1.0] * 5, abs=0.03)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from killed_run import start
 
 import fedopt
 from fedopt.yaml_writer import to_yaml
-from killed_run import start
 from scenarios import BUFFERED, mapping
 
 # Long enough that kills fall into start-up, steps, checkpoints and the conversion at the end.

@@ -44,8 +44,8 @@ class Work(ComputeModel):
 
         def draw(stream: np.random.Generator, client: int, steps: int, batch: int) -> float:
             noise = np.exp(self.within_sigma * stream.standard_normal() - 0.5 * self.within_sigma**2)
-            slow = self.tail_factor if stream.random() < self.tail_probability else 1.0
-            return self.overhead_s + costs[client] * steps * batch * noise * slow
+            hit = self.tail_probability > 0 and stream.random() < self.tail_probability
+            return self.overhead_s + costs[client] * steps * batch * noise * (self.tail_factor if hit else 1.0)
 
         return DrawnTimes(
             fleet, draw, lambda client, steps, batch: self.overhead_s + costs[client] * steps * batch * tail_mean

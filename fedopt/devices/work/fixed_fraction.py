@@ -36,4 +36,4 @@ class _Fractions(NamedTuple):
 
     def steps(self, client: int, task: int, planned: int) -> int:
         """Steps of every task of the client."""
-        return max(1, int(planned * self.fractions[client]))
+        return max(1, int(planned * self.fractions[client])) if planned else 0

@@ -32,6 +32,8 @@ class _Partial(NamedTuple):
     def steps(self, client: int, task: int, planned: int) -> int:
         """Steps of the task."""
         stream = rng.generator(self.seed, "work", client, task)
+        if planned == 0:
+            return 0  # a client without examples
         if stream.random() >= self.probability:
             return planned
         return max(1, int(stream.integers(planned)))
