@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedopt.flower.federation import ConnectedNow, Federation
@@ -210,15 +211,13 @@ class GridDriver:
     def _reply(self, sent: Sent, message: Message) -> list[Event]:
         now, dispatch = self._now(), sent.dispatch
         if message.has_error():
-            return self._error(sent, message.error.reason or f"error {message.error.code}", now)
+            return self._error(sent, _told_reason(message), now)
         duplicate, sent.answered = sent.answered, True
         if duplicate or not sent.open:
             return [Late(now, sent.flight, duplicate)]
         sent.open = False
         reply = received(message, dispatch, sent.node, sent.expected)
-        if reply.problem is not None:
-            self.hooks.on_failure(reply.problem)
-        else:
+        if reply.problem is None:  # else the step that would use it says so
             sent.flight.uplink_bytes = reply.num_bytes
             self._time(sent, reply, now)
         self.state.kept[dispatch.dispatch_id] = reply
@@ -357,6 +356,17 @@ class GridDriver:
         }
         content = encode(dispatch.message.parts, facts)
         return Message(content, sent.node, "train", ttl=self.pace.reply_s, group_id=str(server.state.step + 1))
+
+
+def _told_reason(message: Message) -> str:
+    """Why there is no reply: our nodes' own words, and Flower's, but not the text of a foreign exception.
+
+    An exception that passes by our ClientApp is quoted by Flower, and may quote data.
+    """
+    code, reason = message.error.code, message.error.reason
+    if code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION or not reason:
+        return f"the client app raised an exception (Flower's error {code}); see the log of its node"
+    return reason
 
 
 def _told(state: Any) -> dict[str, float]:

@@ -169,7 +169,8 @@ def test_a_resumed_deployment_goes_on_and_pays_for_what_was_under_way(tmp_path: 
     summary = deploy(chosen, tmp_path, virtual_grid(chosen, tmp_path), resume=True)
     assert summary["status"] == "finished" and summary["steps"] == 3
     rows = updates(tmp_path)
-    assert (rows.status == "admitted").sum() == 9 and (rows.status == "lost").sum() == 3
+    # The round under way has nobody left, so it closes with noise alone.
+    assert (rows.status == "admitted").sum() == 6 and (rows.status == "lost").sum() == 3
 
 
 def test_example_level_privacy_keeps_a_ledger_on_the_client(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def scenario(clients: int = 3, **changes: Any) -> Scenario:
 
 def virtual_grid(chosen: Scenario, folder: Path, app: Any = None, **options: Any) -> VirtualGrid:
     """A grid with one node per client and the scenario's devices."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "packed.yaml"
     path.write_text(to_yaml(chosen.resolved()))
     nodes = int(chosen.data.clients)  # type: ignore[attr-defined]
