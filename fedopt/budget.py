@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS) -> dict[
         scenario: a checked scenario with privacy.
         targets: epsilons for which the noise is asked.
     Returns:
-        ``epsilon`` after the planned run, the noise, everything epsilon must be read with, ``over_steps`` and
-        ``noise_for_targets``.
+        ``epsilon`` after the planned run, the noise, everything epsilon must be read with, ``over_steps``,
+        ``over_cohorts`` (the same noise with other cohorts) and ``noise_for_targets``.
     Raises:
         ValueError: no privacy section, or the number of clients is not in the scenario.
     """
@@ -47,6 +49,7 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS) -> dict[
         "warnings": list(found.warnings),
     }
     result["over_steps"] = _over_steps(scenario, found.mechanism, claim, public)
+    result["over_cohorts"] = _over_cohorts(scenario, found.mechanism, public)
     result["noise_for_targets"] = _noise_for_targets(scenario, public, targets)
     return result
 
@@ -61,6 +64,29 @@ def _over_steps(scenario: Scenario, mechanism: Any, claim: Any, public: Any) -> 
         most = min(step, participations) if participations is not None else step
         accounting = PrivacyAccounting(scenario, mechanism, claim, public, step, most)
         rows.append({"step": step, "epsilon": accounting.exact_planned()})
+    return rows
+
+
+def _over_cohorts(scenario: Scenario, mechanism: Any, public: Public) -> list[dict[str, float]]:
+    """Epsilon and noise of the mean (in clipping norms) with the same noise and half to four times the cohort."""
+    planned = getattr(scenario.sampling, "cohort_size", None)
+    level = mechanism.noise_level()
+    if planned is None or level is None:
+        return []
+    rows = []
+    for factor in (0.5, 1, 2, 4):
+        cohort = type(planned)(max(1, planned * factor))
+        if cohort > public.num_clients:
+            continue
+        sampling = scenario.sampling.model_copy(update={"cohort_size": cohort})
+        changed = scenario.model_copy(update={"sampling": sampling})
+        now = replace(public, expected_cohort=sampling.expected_cohort(public.num_clients))
+        claim = sampling_claim(changed, now)
+        releases, participations = planned_counts(changed, claim)
+        if participations is None:
+            return []
+        accounting = PrivacyAccounting(changed, mechanism, claim, now, releases, participations)
+        rows.append({"cohort": cohort, "epsilon": accounting.exact_planned(), "noise_of_mean": level / cohort})
     return rows
 
 
@@ -84,11 +110,51 @@ def as_text(result: dict[str, Any]) -> str:
         if result.get(key) is not None:
             lines.append(f"  {key}: {result[key]}")
     lines += [f"  warning: {text}" for text in result.get("warnings", [])]
-    for name, title in (("over_steps", "epsilon over steps"), ("noise_for_targets", "noise for targets")):
+    tables = (
+        ("over_steps", "epsilon over steps"),
+        ("over_cohorts", "epsilon and noise of the mean over cohorts"),
+        ("noise_for_targets", "noise for targets"),
+    )
+    for name, title in tables:
         if result.get(name):
             lines.append(f"{title}:")
             lines += ["  " + "  ".join(f"{k} {_number(v)}" for k, v in row.items()) for row in result[name]]
     return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Epsilon over steps, and noise for targets, as one figure (SVG, PNG or PDF by the name).
+
+    Raises:
+        ValueError: the result has no table to draw, or the name no such ending.
+    """
+    drawn = [
+        (name, x, y)
+        for name, x, y in (
+            ("over_steps", "step", "epsilon"),
+            ("over_cohorts", "cohort", "epsilon"),
+            ("noise_for_targets", "target_epsilon", "noise_multiplier"),
+        )
+        if result.get(name)
+    ]
+    if not drawn:
+        raise ValueError("there is no table to draw; give a scenario with run.server_steps")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels, axes = plt.subplots(1, len(drawn), figsize=(4.5 * len(drawn), 3.5), squeeze=False)
+    for axis, (name, x, y) in zip(axes[0], drawn, strict=True):
+        axis.plot([row[x] for row in result[name]], [row[y] for row in result[name]], marker="o")
+        axis.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    about = ", ".join(
+        f"{key} {result[key]}" for key in ("delta", "unit", "relation", "trust", "sampling") if key in result
+    )
+    panels.suptitle(about, fontsize=9)
+    panels.tight_layout()
+    panels.savefig(path)
+    plt.close(panels)
 
 
 def _number(value: Any) -> str:
