@@ -12,6 +12,7 @@ from fedopt.privacy.accounting import PrivacyAccounting
 from fedopt.privacy.combination import public_of
 from fedopt.privacy.plan import plan, planned_counts, sampling_claim
 from fedopt.scenario import Scenario
+from fedopt.types import Public
 
 TARGETS = (0.5, 1.0, 2.0, 4.0, 8.0)
 POINTS = 10
