@@ -79,10 +79,10 @@ class Accountant:
         return self._epsilon(self._events, delta)
 
     def get_delta(self, epsilon: float) -> float:
-        """Smallest delta, to one part in a thousand, at which the releases cost at most ``epsilon``."""
+        """Smallest delta, to one part in a thousand and not below 1e-12, at which the releases cost at most epsilon."""
         if not self._events:
             return 0.0
-        low, high = -80.0, 0.0  # exponents of ten
+        low, high = -12.0, 0.0  # exponents of ten
         while high - low > 4e-4:
             middle = (low + high) / 2
             low, high = (low, middle) if self.get_epsilon(10.0**middle) <= epsilon else (middle, high)

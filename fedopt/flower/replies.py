@@ -139,7 +139,7 @@ def collect(run: Parts, kept: dict[int, Received], command: Collect, time: Ticks
     weights = tuple(w for m, w in zip(command.metas, command.weights, strict=True) if m.dispatch_id not in failed)
     mechanism = server.mechanism
     if mechanism is not None and mechanism.unit_weights and any(weight != 1.0 for weight in weights):
-        raise ValueError(f"{mechanism.kind()} needs every reply to count with weight 1; use weighting: uniform")
+        raise ValueError(f"{mechanism.kind()} needs every reply to count with weight 1; use weights: uniform")
     batches = _batches([replies[m.dispatch_id].parts for m in metas], run.engine.device)
     own = mechanism.own_parts if mechanism is not None else ()
     totals = _totals(batches, list(weights), own)

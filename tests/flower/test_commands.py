@@ -34,6 +34,7 @@ def scenario(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # in Flower's own builder
 def test_an_exported_app_is_complete_and_builds(scenario: Path, tmp_path: Path) -> None:
     pytest.importorskip("flwr")
     code, output = invoke("export", str(scenario), str(tmp_path / "app"), "--set", "client.lr=0.3")

@@ -29,7 +29,7 @@ def test_local_files_give_the_simulated_model_and_stay_local(tmp_path: Path) -> 
         "num_outputs": 2,
         "test_path": str(tmp_path / "test.npz"),
     }
-    equal = {"kind": "fedavg", "weighting": "uniform"}
+    equal = {"kind": "fedavg"}
     chosen = scenario(data=data, aggregator=equal)
     grid = virtual_grid(chosen, tmp_path)
     for client, context in enumerate(grid._contexts):

@@ -126,7 +126,10 @@ def test_our_client_app_under_flowers_fedavg_equals_our_own_simulation(tmp_path:
     from fedopt.flower.vectorized import FlowerMessages
     from fedopt.yaml_writer import to_yaml
 
-    chosen = scenario(client={"kind": "sgd", "lr": 0.1, "batch_size": 20, "epochs": 1})
+    chosen = scenario(
+        client={"kind": "sgd", "lr": 0.1, "batch_size": 20, "epochs": 1},
+        aggregator={"kind": "fedavg", "weights": "num_examples"},
+    )
     path = tmp_path / "packed.yaml"
     path.write_text(to_yaml(chosen.resolved()))
     theirs = simulate(chosen, tmp_path / "simulated").parameters()
