@@ -138,7 +138,8 @@ def _refuse(scenario: Scenario, public: Public) -> None:
 
 def _fleet(scenario: Scenario, data: FederatedData) -> Fleet:
     classes = None
-    if data.task.kind == "classification" and data.clients.num_clients <= LISTED_CLIENTS:
+    few = data.clients.num_clients <= LISTED_CLIENTS
+    if data.task.kind == "classification" and few and len(data.train):  # a deployed server may hold no examples
         classes = _class_ranges(data)
     return Fleet(scenario.seed, data.clients.num_clients, data.clients.sizes(), classes)
 
