@@ -10,7 +10,7 @@ downlink_bytes
 queries train_loss test_loss metric_name metric_value test_accuracy epsilon epsilon_accountant delta clipping_norm
 noise_multiplier noise_std clip_fraction update_norm"""
 UPDATES = """client_id version step phase staleness dispatched_s arrived_s local_steps num_examples status weight
-uplink_bytes downlink_bytes"""
+uplink_bytes downlink_bytes queries"""
 
 
 def test_names_and_order_are_those_others_read():

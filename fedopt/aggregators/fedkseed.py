@@ -15,6 +15,7 @@ from fedopt.aggregators.base import (
     importance_mean,
     no_bound,
     raw_importance,
+    refuse_problems,
 )
 from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
 
@@ -71,6 +72,7 @@ class FedKSeed(Method):
         """A = 0."""
         import torch
 
+        refuse_problems(self, public)
         zero = torch.zeros(self.candidates, device=params.device)
         return State(params, params, zero, zero.double(), zero.double() + 1, public.seed)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from fedopt.aggregators._seed_log import SEED_BITS, SeedLogMethod, State
-from fedopt.aggregators.base import REJECT, Admission, Reduced, Step, no_bound
+from fedopt.aggregators.base import REJECT, Admission, Reduced, Step, no_bound, refuse_problems
 from fedopt.aggregators.staleness.base import Staleness
 from fedopt.components import KindOf
 from fedopt.types import Count, Exchange, Message, Public, ReplyBatch, ReplyMeta
@@ -56,6 +56,7 @@ class OneByte(SeedLogMethod):
 
     def init(self, params: torch.Tensor, public: Public) -> State:
         """An empty log."""
+        refuse_problems(self, public)
         return self.start(params, public.seed)
 
     def plan(self, state: State | None, public: Public) -> Exchange:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from fedopt.aggregators.base import Admission, Method, Reduced, Step, no_bound, weighted_mean
+from fedopt.aggregators.base import Admission, Method, Reduced, Step, no_bound, refuse_problems, weighted_mean
 from fedopt.components import KindOf
 from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
 
@@ -22,7 +22,7 @@ class State(NamedTuple):
     params: torch.Tensor  # of the inner state, shape [d]
     inner: Any
     previous: torch.Tensor  # before the inner step, shape [d]
-    exchange: Exchange | None  # what the inner method wants next, after the check
+    exchange: tuple[Exchange, ...]  # what the inner method wants next, after the check; empty: its plan
     checking: bool
 
 
@@ -47,13 +47,16 @@ class Safeguard(Method):
     def problems(self, public: Public) -> tuple[str, ...]:
         """Streams have no cohort to ask again; values have no bound."""
         found = self.inner.problems(public)
+        if type(self.inner).files is not Method.files:
+            found += ("safeguard would undo steps that the seed log replays; use it with vector messages",)
         if self.inner.plan(None, public).pacing == "stream":
             found += ("safeguard needs an aggregator that works in rounds; a stream has no cohort to ask again",)
         return (*found, no_bound(self, "values of private functions")) if public.is_private else found
 
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start the inner method."""
-        return State(params, self.inner.init(params, public), params, None, False)
+        refuse_problems(self, public)
+        return State(params, self.inner.init(params, public), params, (), False)
 
     def plan(self, state: State | None, public: Public) -> Exchange:
         """That of the inner method."""
@@ -81,12 +84,12 @@ class Safeguard(Method):
         if state.checking:
             new, old = released["values"].tolist() if "values" in released else (1.0, 0.0)
             kept = state.params if new < old else state.previous
-            done = State(kept, state.inner._replace(params=kept), kept, None, False)
-            return Step(done, new_version=False, exchange=state.exchange)
+            done = State(kept, state.inner._replace(params=kept), kept, (), False)
+            return Step(done, new_version=False, exchange=next(iter(state.exchange), None))
         made = self.inner.step(state.inner, released, public)
         candidate = made.state.params
         checking = made.new_version
-        after = State(candidate, made.state, state.params, made.exchange, checking)
+        after = State(candidate, made.state, state.params, () if made.exchange is None else (made.exchange,), checking)
         exchange = Exchange(phase="check", cohort="same") if checking else made.exchange
         return Step(after, made.new_version, exchange)
 

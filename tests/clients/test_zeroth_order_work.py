@@ -324,10 +324,10 @@ def test_feedsign_does_not_depend_on_the_scale_of_losses():
 
 
 def test_a_models_loss_is_a_black_box():
-    trained = Quick({**DIFFERENCES, "directions": "rademacher", "count": 20, "batch_size": 32,
-                     "optimizer": {"learning_rate": 0.03}}, {"kind": "fedavg"}, steps=3, data=DIGITS)  # fmt: skip
+    trained = Quick({**DIFFERENCES, "directions": "rademacher", "count": 8, "batch_size": 32,
+                     "optimizer": {"learning_rate": 0.03}}, {"kind": "fedavg"}, steps=2, data=DIGITS)  # fmt: skip
     assert trained.values[-1] < trained.parts.engine.evaluate(trained.start)["loss"]
-    assert trained.rounds[-1]["queries"] == 3 * 6 * (1 + 3 * 21)
+    assert trained.rounds[-1]["queries"] == 2 * 6 * (1 + 3 * 9)
 
 
 def test_losses_as_values_equal_the_engines():
@@ -365,13 +365,13 @@ def test_dpzero_noise_has_its_size_and_is_no_function_of_the_directions():
     """The released scalars with and without noise differ by P * N(0, (m C)^2) / b; other directions, same noise."""
 
     def scalars(multiplier: float, kind: str) -> np.ndarray:
-        run = Quick(DPZERO, {**COMFL, "perturbations": 400, "directions": kind}, steps=1, data=DIGITS,
+        run = Quick(DPZERO, {**COMFL, "perturbations": 100, "directions": kind}, steps=1, data=DIGITS,
                     privacy=private(multiplier, 1e-3))  # fmt: skip
         return np.array(run.state.records[0].scalars)
 
     noise = {kind: scalars(5.0, kind) - scalars(1e-9, kind) for kind in ("rademacher", "gaussian")}
-    expected = 400 * 5.0 * 1e-3 / 30 / 6**0.5
-    spread = expected / (2 * 400) ** 0.5
+    expected = 100 * 5.0 * 1e-3 / 30 / 6**0.5
+    spread = expected / (2 * 100) ** 0.5
     assert abs(noise["gaussian"].std() - expected) < 4 * spread
     assert abs(noise["gaussian"].std() * 1.5 - expected) > 4 * spread
     assert np.allclose(noise["rademacher"], noise["gaussian"], atol=expected * 1e-3)

@@ -30,6 +30,10 @@ def shapeless(clients: np.ndarray, points: np.ndarray) -> float:
     return 1.0
 
 
+def worded(client: int, point: np.ndarray) -> str:
+    return "small"
+
+
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
@@ -54,7 +58,7 @@ def test_user_function_refusals():
     with pytest.raises(ValueError, match="one value per point"):
         broken.values([0], torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="not a number"):
-        UserFunction(function=f"{HERE}:Bowls", dimension=3).load(0).objective.values([0], torch.zeros(1, 1, 3))
+        UserFunction(function=f"{HERE}:worded", dimension=3).load(0).objective.values([0], torch.zeros(1, 1, 3))
     with pytest.raises(ValueError, match="both lower and upper"):
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=0.0)
 
