@@ -94,9 +94,9 @@ class Attack:
         Args:
             number: names its coins, directions and noise.
             canaries: how many; None for all, at most ``MOST_CANARIES``.
-            alone: nobody but the canaries contributes.
+            alone: no other client contributes (other examples never do).
         """
-        return self._examples(number, canaries, alone) if self.by_example else self._clients(number, canaries, alone)
+        return self._examples(number, canaries) if self.by_example else self._clients(number, canaries, alone)
 
     def _seed(self, number: int, purpose: str) -> int:
         return key(self.secret, f"audit_{purpose}", number) % 2**62
@@ -182,13 +182,14 @@ class Attack:
 
     # ---- examples ----------------------------------------------------------------------------------------------
 
-    def _examples(self, number: int, count: int | None, alone: bool) -> Scores:
+    def _examples(self, number: int, count: int | None) -> Scores:
+        """All other examples contribute nothing: the claim must hold then, too, and the attack sees canaries only."""
         scenario, coins = self._fresh(number), self._seed(number, "coins")
         wanted = min(count or MOST_CANARIES, len(self.data.train) // 2, max(4, int(2e7) // self.dimension))
         examples, holders = choose_examples(self.data, wanted, coins)
         data = with_canary_inputs(self.data, examples, 20.0 * max(1.0, self.clipping_norm), coins)
         present = generator(coins, "audit_coins").random(len(examples)) < 0.5
-        canaries = ExampleCanaries(examples, holders, tuple(present.tolist()), only=alone)
+        canaries = ExampleCanaries(examples, holders, tuple(present.tolist()), only=True)
         parts = self.build(scenario, data, SimulatedNoise(self._seed(number, "noise")))
         directions = self._gradients(parts, examples)
         engine = CanaryEngine(parts.computation.engine, canaries.absent(len(data.train)))

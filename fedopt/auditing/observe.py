@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedopt.privacy.releases import Relation
 from fedopt.protocol import Stepped
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import Parts, assemble
@@ -102,7 +103,7 @@ def watch(parts: Parts, batch_size_of: Any, replies: bool = False) -> Trace:
     return trace
 
 
-def audited_relation(relation: str) -> str:
+def audited_relation(relation: Relation) -> Relation:
     """Canaries are there or not: a claim under replace-one is judged by what it says about an empty contribution."""
     return "zero_out_one" if relation == "replace_one" else relation
 

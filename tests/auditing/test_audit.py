@@ -53,7 +53,7 @@ def test_quiet_noise_is_caught_by_a_certified_bound():
 
 
 def test_repeats_run_independent_trials():
-    settings = Audit(method="repeats", repeats=60, server_steps=2)
+    settings = Audit(method="repeats", repeats=24, server_steps=2)
     result = audit_scenario(scenario(FIXED, max_participations=2), settings, seed=3)
     (finding,) = result.findings
     assert finding.method == "repeats" and finding.kind == "certified"
@@ -76,6 +76,7 @@ def test_example_level_canaries_go_through_dp_sgd():
     assert broken.alarm and broken.certified > broken.claimed
 
 
+@pytest.mark.slow
 def test_example_level_canaries_go_through_diff2():
     body = {
         **ROUNDS,
@@ -107,10 +108,10 @@ def test_example_level_canaries_go_through_diff2():
 
 
 def test_local_trust_is_audited_on_single_replies():
-    local = {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 0.5}
+    local = {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 0.1}
     one = scenario(FIXED, trust="local", relation="replace_one", mechanism=local, max_participations=4)
     result = audit_scenario(one, Audit(checks=True), seed=6)
-    assert not result.alarm and result.certified is not None and result.certified > 0.3
+    assert not result.alarm and result.certified is not None and result.certified > 0.8
 
 
 def test_simulate_audits_where_the_scenario_says_so(tmp_path):
