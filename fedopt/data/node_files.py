@@ -62,9 +62,12 @@ class NodeFiles(DataSet):
         return self._data(train, ClientIndex(offsets, np.arange(len(train))), with_test=False)
 
     def load_server(self) -> FederatedData:
-        """The server's test set, and no training example."""
+        """The server's test set; in place of all examples a single blank one, from which shapes can be worked out."""
+        shape = (1, self.num_outputs) if self.task == "regression" else (1,)
+        kind = np.float32 if self.task == "regression" else np.int64
+        blank = Examples(np.zeros((1, *self.input_shape), dtype=np.float32), np.zeros(shape, dtype=kind))
         offsets = np.arange(self.clients + 1, dtype=np.int64) * self.examples_per_client
-        return self._data(self._nothing(), ClientIndex(offsets, np.zeros(int(offsets[-1]), dtype=np.int64)))
+        return self._data(blank, ClientIndex(offsets, np.zeros(int(offsets[-1]), dtype=np.int64)))
 
     def _task(self) -> Task:
         return Task(self.task, self.input_shape, self.num_outputs)

@@ -51,13 +51,25 @@ def warnings_of(scenario: Scenario) -> list[str]:
 
 def withheld(scenario: Scenario, public_test: bool) -> frozenset[str]:
     """Columns that a deployment does not write: under privacy everything that was not paid for."""
+    unknown = _unknown(scenario)
     if scenario.privacy is None:
-        return frozenset()
+        return unknown
     tables = (schemas.ROUND_COLUMNS, schemas.CLIENT_COLUMNS)
     marked = {column.name for table in tables for column in table if column.simulator_only}
     if "num_examples" in getattr(scenario.data, "public", ()):
         marked -= {"num_examples"}
-    return frozenset(marked - ({"test_loss", "metric_value", "test_accuracy"} if public_test else set()))
+    return frozenset(marked - (_TESTS if public_test else set())) | unknown
+
+
+_TESTS = {"test_loss", "metric_value", "test_accuracy"}
+
+
+def _unknown(scenario: Scenario) -> frozenset[str]:
+    """What a server cannot know because the data lies on the nodes."""
+    if not hasattr(scenario.data, "load_node"):
+        return frozenset()
+    per_client = {"class_counts", "local_metric", "local_loss", "num_test_examples"}
+    return frozenset(per_client | (set() if getattr(scenario.data, "test_path", None) else _TESTS))
 
 
 def clients_of(scenario: Scenario) -> int:

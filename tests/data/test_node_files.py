@@ -30,7 +30,8 @@ def test_every_side_sees_only_its_own(tmp_path: Path) -> None:
     assert together.clients.sizes().tolist() == [4, 6, 5]
     assert node.clients.sizes().tolist() == [0, 6, 0] and len(node.test) == 0
     np.testing.assert_array_equal(node.train.inputs[node.clients.of(1)], together.train.inputs[together.clients.of(1)])
-    assert len(server.train) == 0 and len(server.test) == 5 and server.clients.sizes().tolist() == [1, 1, 1]
+    assert not server.train.inputs.any() and len(server.train) == 1 and len(server.test) == 5
+    assert server.clients.sizes().tolist() == [1, 1, 1]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
