@@ -13,8 +13,8 @@ from typing import Any
 
 from fedopt.privacy.events import AccountingError, Relation
 
-# With at most one example each, replacing a client is replacing an example.
-RECORD = "one record"
+# With at most one example each, hiding a client is hiding an example.
+RECORD = "example"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Ground:
     """What an epsilon is a statement about.
 
     Args:
-        unit: ``client``, ``example``, or ``one record`` where every client holds at most one example.
+        unit: ``client`` or ``example``; a client that holds at most one example is one.
         relation: neighbouring relation.
         delta: of (epsilon, delta).
         hypothetical: supposed population, or None.
@@ -49,6 +49,7 @@ class Claim:
         ground: what it is a statement about.
         trust: who is trusted before noise is added.
         accountant: who computed it.
+        unit: as the run names it.
         remark: how it differs from what the run claims, or why it does not; empty if it is the run's own.
     """
 
@@ -56,6 +57,7 @@ class Claim:
     ground: Ground
     trust: str
     accountant: str
+    unit: str = ""
     remark: str = ""
 
 
@@ -77,7 +79,9 @@ def claim_of(
         document["delta"],
         document.get("hypothetical_population"),
     )
-    claim = Claim(_finite(document["epsilon"]), own, document["trust"], document["epsilon_accountant"])
+    claim = Claim(
+        _finite(document["epsilon"]), own, document["trust"], document["epsilon_accountant"], document["unit"]
+    )
     wanted = replace(own, relation=relation or own.relation, delta=delta or own.delta)
     if wanted == own:
         return claim
@@ -90,10 +94,7 @@ def claim_of(
 
 
 def _unit(document: Mapping[str, Any], single_records: bool) -> str:
-    unit = str(document["unit"])
-    if unit == "client" and single_records:
-        return RECORD
-    return RECORD if unit == "example" and single_records else unit
+    return RECORD if single_records else str(document["unit"])
 
 
 def _accounted(document: Mapping[str, Any], ground: Ground) -> float:
@@ -136,10 +137,5 @@ def why_apart(grounds: list[Ground], trusts: list[str]) -> list[str]:
         found.append(
             f"The runs differ in whom they trust ({', '.join(sorted(set(trusts)))}): the same epsilon protects against "
             "different adversaries. They share a panel with different line styles and the trust model in the legend."
-        )
-    if any(ground.unit == RECORD for ground in grounds):
-        found.append(
-            "Every client holds one example, so hiding a client and hiding an example are the same; the unit is "
-            "called one record."
         )
     return found

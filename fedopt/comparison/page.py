@@ -96,7 +96,13 @@ def _cards(results: Results) -> list[Card]:
 def _ground_notes(results: Results) -> list[str]:
     claims = list(results.claims.values())
     grounds: list[Ground] = [claim.ground for claim in claims]
-    return [*why_apart(grounds, [claim.trust for claim in claims]), *accounted_again(results)]
+    notes = [*why_apart(grounds, [claim.trust for claim in claims]), *accounted_again(results)]
+    if any(claim.ground.unit != claim.unit for claim in claims):
+        notes.append(
+            "Where every client holds one example, hiding a client and hiding an example are the same: such runs are "
+            "shown with unit example beside example-level methods."
+        )
+    return notes
 
 
 def _cells_table(results: Results, judging: Judging) -> str:

@@ -146,8 +146,7 @@ def _claim(data: RunData, judging: Judging) -> Claim | None:
     if data.privacy is None:
         return None
     sizes = [n for n in data.clients["num_examples"].to_pylist() if n is not None]
-    complete = len(sizes) == data.summary.get("population")
-    single = complete and max(sizes, default=0) <= 1
+    single = bool(sizes) and len(sizes) == data.summary.get("population") and max(sizes) <= 1
     return claim_of(data.privacy, judging.relation, judging.delta, single)
 
 

@@ -43,7 +43,7 @@ RUNS = (
     Column("worst_decile", _NUMBER, "Mean metric of the worst tenth of the clients."),
     Column("epsilon", _NUMBER, "Privacy spent, on the ground of the next columns; empty without privacy."),
     Column("delta", _NUMBER, "Delta that belongs to epsilon."),
-    Column("unit", _TEXT, "Whose data epsilon hides; one record: every client holds one example."),
+    Column("unit", _TEXT, "Whose data epsilon hides; a client that holds one example is an example."),
     Column("relation", _TEXT, "Neighbouring relation of epsilon."),
     Column("trust", _TEXT, "Who is trusted before noise is added."),
     Column("accountant", _TEXT, "Accountant that computed epsilon."),
