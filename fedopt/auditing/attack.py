@@ -159,7 +159,7 @@ class Attack:
         fresh = torch.stack([canaries.direction(10**6 + i, d) for i in range(_FRESH)])
         lengths = moves.norm(dim=1).clamp_min(1e-30).numpy()
         cosines, null = inner / lengths, (fresh @ moves.T).numpy() / lengths
-        part = membership.any(1)
+        part = np.asarray(membership.any(1))
         return Scores(
             scores,
             present,
@@ -194,7 +194,7 @@ class Attack:
         directions = self._gradients(parts, examples)
         engine = CanaryEngine(parts.computation.engine, canaries.absent(len(data.train)))
         parts.computation.engine = engine
-        single = parts.server.mechanism.client_ledgers
+        single = bool(parts.server.mechanism.client_ledgers)  # type: ignore[union-attr]
         trace = observe.watch(parts, scenario.client.batch_size_of, replies=single)
         trace.epsilon = observe.claimed(parts)
         moves = torch.stack(trace.moves())

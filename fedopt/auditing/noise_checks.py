@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -84,7 +85,7 @@ def _separate_noise(probe: Probe, trace: Trace) -> list[torch.Tensor]:
 
 def _example_noise_scale(probe: Probe) -> tuple[bool | None, str]:
     """Local training without examples is noise only: ``lr / B`` times the sum of the steps' noise."""
-    client = probe.scenario.client
+    client: Any = probe.scenario.client
     if getattr(client, "momentum", 0.0) or getattr(client, "weight_decay", 0.0):
         return None, "momentum or weight decay mix the steps' noise; the one-run audit covers it"
     trace, engine = probe.run(0.0, 1), probe.engines[0.0, 1]

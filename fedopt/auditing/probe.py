@@ -38,7 +38,7 @@ class Probe:
         parts = build(scenario, self.data, SimulatedNoise(self.secret(0)))
         self.parts = parts  # never run: claims, sampler, public facts
         self.by_example = scenario.privacy.unit == "example"
-        self.local = scenario.privacy.trust == "local" or parts.server.mechanism.client_ledgers
+        self.local = scenario.privacy.trust == "local" or self.mechanism.client_ledgers
         privacy = scenario.privacy.model_copy(
             update={"mechanism": parts.server.mechanism, "target_epsilon": None, "max_epsilon": None}
         )
@@ -63,7 +63,7 @@ class Probe:
     def events(self) -> tuple[Event, ...]:
         """What the next release is charged, before amplification."""
         server = self.parts.server
-        return tuple(server.mechanism.next_events(server.state.mechanism, server.public))
+        return tuple(self.mechanism.next_events(server.state.mechanism, server.public))
 
     @cached_property
     def target(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 from fedopt.auditing.probe import LARGE_PUSH, SMALL_PUSH, Probe
 from fedopt.privacy.releases import GaussianEvent, MatrixEvent, TreeEvent
@@ -34,10 +35,9 @@ def sensitivity(probe: Probe) -> tuple[bool | None, str]:
     multiplier, std = row.get("noise_multiplier") or 0.0, row.get("noise_std") or 0.0
     if not multiplier or not std:
         return None, "no noise was added"
+    unit = "example" if probe.by_example else "client"
     allowed, moved = std / multiplier, _moved(probe, LARGE_PUSH, step)
-    detail = (
-        f"one {probe.scenario.privacy.unit} moves the release by {moved:.4g}; noise is calibrated for {allowed:.4g}"
-    )
+    detail = f"one {unit} moves the release by {moved:.4g}; noise is calibrated for {allowed:.4g}"
     return moved <= allowed * (1 + _SLACK) + _rounding(probe, step), detail
 
 
@@ -56,7 +56,8 @@ def one_contribution(probe: Probe) -> tuple[bool | None, str]:
 
 def _example_clipping(probe: Probe) -> tuple[bool | None, str]:
     """One example moves its client's reply by at most ``lr C / B`` per local step it is drawn in."""
-    client, (example, holder) = probe.scenario.client, probe.example
+    client: Any = probe.scenario.client
+    example, holder = probe.example
     if getattr(client, "momentum", 0.0) or getattr(client, "weight_decay", 0.0):
         return None, "momentum or weight decay carry one step into the next; the one-run audit covers it"
     without, with_it = probe.run(0.0, 1).replies, probe.run(LARGE_PUSH, 1).replies

@@ -111,7 +111,7 @@ def test_local_trust_is_audited_on_single_replies():
     local = {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 0.1}
     one = scenario(FIXED, trust="local", relation="replace_one", mechanism=local, max_participations=4)
     result = audit_scenario(one, Audit(checks=True), seed=6)
-    assert not result.alarm and result.certified is not None and result.certified > 0.8
+    assert not result.alarm and result.certified is not None and result.certified > 0.2
 
 
 def test_simulate_audits_where_the_scenario_says_so(tmp_path):
