@@ -192,7 +192,7 @@ class LocalFederation:
 
     def start_node(self, node: int) -> None:
         """Start a SuperNode."""
-        config = {"partition-id": node, "num-partitions": self.nodes}
+        config: dict[str, Any] = {"partition-id": node, "num-partitions": self.nodes}
         config |= {k: v.replace("{}", str(node)) if isinstance(v, str) else v for k, v in self.node_config.items()}
         text = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
         command = [
