@@ -204,8 +204,8 @@ def _privacy_cost(costs: list[str]) -> list[str]:
         return []
     return [
         "Privacy cost of tuning: the epsilons of this report are those of the final runs alone. A real deployment "
-        "would have to pay for the trials, or tune on public data. Composed with all trials, a final run like the chosen "
-        f"trial costs: {'; '.join(costs)}.",
+        "would have to pay for the trials, or tune on public data. Composed with all trials, a final run like the "
+        f"chosen trial costs: {'; '.join(costs)}.",
         "Judging trials on validation examples without noise is a further release, which no epsilon here covers if "
         "those examples are private.",
     ]

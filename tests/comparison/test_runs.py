@@ -108,12 +108,18 @@ def test_ray_is_imported_late_and_asked_for_by_name(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RuntimeError, match=r"install fedopt\[ray\]"):
         execute([plan()], tmp_path / "without", executor="ray")
-    fake = types.ModuleType("ray")  # Ray's calls as they are used: a task answers at once
-    fake.is_initialized = lambda: True  # type: ignore[attr-defined]
-    fake.exceptions = types.SimpleNamespace(RayError=RuntimeError)  # type: ignore[attr-defined]
-    fake.remote = lambda **_: lambda task: types.SimpleNamespace(remote=lambda job: (task, job))  # type: ignore
-    fake.wait = lambda waiting, num_returns: (waiting[-1:], waiting[:-1])  # type: ignore[attr-defined]
-    fake.get = lambda future: future[0](future[1])  # type: ignore[attr-defined]
+    jobs: list[Any] = []  # Ray's calls as they are used; a reference is the number of a job
+
+    def remote(job: Any) -> int:
+        jobs.append(job)
+        return len(jobs) - 1
+
+    fake: Any = types.ModuleType("ray")
+    fake.is_initialized = lambda: True
+    fake.exceptions = types.SimpleNamespace(RayError=RuntimeError)
+    fake.remote = lambda **_: lambda task: types.SimpleNamespace(remote=remote)
+    fake.wait = lambda waiting, num_returns: (waiting[-1:], waiting[:-1])
+    fake.get = lambda reference: run_job(jobs[reference])
     monkeypatch.setitem(sys.modules, "ray", fake)
     done = execute([plan(seed=0), plan(seed=1)], tmp_path / "with", executor="ray")
     assert [d.how for d in done] == ["executed"] * 2 and [d.run.seed for d in done] == [0, 1]
@@ -187,7 +193,7 @@ def test_one_changed_bit_is_found_and_explained(finished: Path) -> None:
     finally:
         path.write_bytes(original)
     assert not verdict.repeats and len(verdict.differences) == 1
-    assert verdict.differences[0].startswith("rounds: time_s differs in 1 of 5 rows, first at step 2: ")
+    assert verdict.differences[0].startswith("rounds: time_s differs in 1 of 4 rows, first at step 3: ")
     assert "nothing that was recorded differs" in verdict.reasons[0]
 
 

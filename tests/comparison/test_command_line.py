@@ -1,0 +1,58 @@
+"""`fedopt compare`, `verify` and `export` as a user meets them: exit codes and words. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from comparison.fabricated import fabricate
+from typer.testing import CliRunner
+
+from fedopt.cli import app
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_compare_directories(tmp_path: Path) -> None:
+    runs = [
+        str(fabricate(tmp_path / f"{lr}-{seed}", [0.1, 0.5 + lr + 0.01 * seed], seed, scenario={"lr": lr}))
+        for lr in (0.1, 0.3)
+        for seed in (0, 1, 2)
+    ]
+    code, out, _ = call("compare", *runs, "--out", str(tmp_path / "out"))
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert lines[0] == "made, lr 0.3 (difference +0.2, interval +0.2 to +0.2) is better than made, lr 0.1."
+    assert Path(lines[-1].removeprefix("report: ")).read_text().count("data-plot=") >= 3
+    code, _, errors = call("compare", *runs, "--out", str(tmp_path / "out"), "--baseline", "nobody")
+    assert code == 2 and "'nobody' is no method; found: made, lr 0.1, made, lr 0.3." in errors
+
+
+def test_problems_of_a_file_exit_with_2(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: c\nbase: missing.yaml\nvariants: {a: {}}\n")
+    code, _, errors = call("compare", str(path), "--out", str(tmp_path / "out"))
+    assert code == 2 and f"{path}:2:1: base: {tmp_path / 'missing.yaml'}: cannot be read" in errors
+    assert not (tmp_path / "out").exists()
+    run = fabricate(tmp_path / "run", [0.5])
+    code, _, errors = call("compare", str(path), str(run))
+    assert code == 2 and "give one comparison file or run directories, not both" in errors
+
+
+def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
+    assert call("compare", str(tmp_path), "--out", str(tmp_path / "out"))[0] == 1
+    code, _, errors = call("verify", str(tmp_path))
+    assert code == 2 and "holds no finished run" in errors
+    code, _, errors = call("export", str(tmp_path), "--tensorboard", str(tmp_path / "events"))
+    assert code == 2 and "holds no run" in errors
+
+
+def test_export_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard.compat.proto.event_pb2", None)
+    code, _, errors = call("export", str(fabricate(tmp_path / "r", [0.5])), "--tensorboard", str(tmp_path / "e"))
+    assert code == 2 and "install fedopt[tensorboard]" in errors
