@@ -14,6 +14,7 @@ from fedopt.comparison.expansion import computing_code, expand
 from fedopt.comparison.page import Background, comparison_page
 from fedopt.comparison.results import Entry, Judging, Results, collect
 from fedopt.comparison.runs import Done, execute
+from fedopt.comparison.summary import as_markdown
 from fedopt.report.figures import Figure
 from fedopt.report.page import render_page
 from fedopt.runlog import check_writable, write_atomically
@@ -21,7 +22,7 @@ from fedopt.runlog import check_writable, write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT = "compare.html"
+REPORT, SUMMARY = "compare.html", "compare.md"
 DEFAULT_OUT = Path("reports")
 
 
@@ -238,5 +239,6 @@ def write(results: Results, judging: Judging, background: Background, folder: Pa
         frames["trials"] = background.trials
     tables.write(folder / "tables", frames)
     paper.draw(plots, folder / "figures")
+    write_atomically(folder / SUMMARY, as_markdown(results, judging, background))
     write_atomically(folder / REPORT, render_page(page))
     return Comparison(folder, results, judging, {p.name: p for p in plots}, background.trials)

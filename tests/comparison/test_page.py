@@ -116,5 +116,7 @@ def test_everything_is_written(tmp_path: Path) -> None:
     assert "2.0 to" not in made._repr_html_() and "P, epsilon 2" in made._repr_html_()
     assert made.figure("utility-epsilon").axes[0].get_xlabel().startswith("epsilon (unit client")
     assert made.runs["directory"][0] == "../runs/0-0"
+    text = (folder / "compare.md").read_text()
+    assert text.startswith("# Written\n\nP, epsilon 2 (difference -0.") and "\n| P, epsilon 2 | 2 | 0.5" in text
     with pytest.raises(KeyError):
         made.figure("nothing")
