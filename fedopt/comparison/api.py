@@ -154,7 +154,9 @@ def _execute(described: Described, out: Path, quiet: bool, file: str) -> Compari
     _check(described)
     folder = out / description.name
     check_writable(folder)
-    chosen, sentences, trials = {}, [], None
+    chosen: dict[Any, dict[str, Any]] = {}
+    sentences: list[str] = []
+    trials = None
     if description.tune is not None:
         from fedopt.comparison.tuning import tune
 

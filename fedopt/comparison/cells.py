@@ -80,7 +80,7 @@ def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[st
         "level": cell.level,
         "level_kind": cell.level_kind,
         "runs": len(group),
-        "seeds": interval.count,
+        "seeds": interval.number,
         "diverged": sum(r["status"] == "diverged" for r in group),
         "failed": sum(r["status"] == "failed" for r in group),
         "metric_name": first("metric_name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from fedopt.comparison.cost_figures import fairness_figures, frontier_figures, t
 from fedopt.comparison.drawing import band, cells_of, colors, drawn_names, figure_name, metric_axis, possible, titled
 from fedopt.comparison.ground import Ground
 from fedopt.comparison.results import Results, cell_of
-from fedopt.comparison.statistics import t_interval
+from fedopt.comparison.statistics import t_factor
 from fedopt.comparison.words import records
 from fedopt.report import figures
 from fedopt.report.figures import Figure, View, axis, plain
@@ -187,26 +188,33 @@ def _level_rank(row: dict[str, Any], rows: list[dict[str, Any]]) -> int:
 
 def _mean_curve(points: Any, confidence: float) -> dict[str, Any] | None:
     """Means over seeds per step, thinned; None without points. The grid is the steps every seed evaluated."""
-    seeds = points["seed"].nunique()
-    if seeds == 0:
+    own = [_last_of_step(group) for _, group in points[points["metric"].notna()].groupby("seed", sort=True)]
+    seeds = len(own)
+    shared = reduce(np.intersect1d, [one["step"] for one in own]) if own else np.zeros(0)
+    if len(shared) == 0:
         return None
-    names = ["time_s", "total_bytes", "queries", "metric"]
-    table = points.pivot_table(index="step", columns="seed", values=names, aggfunc="last", dropna=False)
-    metric = table["metric"].to_numpy(dtype=float)
-    kept = np.isfinite(metric).all(axis=1)
-    if not kept.any():
-        return None
-    table, metric = table[kept], metric[kept]
+    rows = [np.searchsorted(one["step"], shared) for one in own]
+    metric = np.stack([one["metric"][kept] for one, kept in zip(own, rows, strict=True)], axis=1)
     chosen = figures.thin(metric.mean(axis=1), CURVE_POINTS)
-    found: dict[str, Any] = {"step": table.index.to_numpy()[chosen], "mean": metric.mean(axis=1)[chosen]}
-    for name in names[:3]:
-        column = table[name].to_numpy(dtype=float) if name in table else np.zeros_like(metric)
-        found[name] = np.nan_to_num(column).mean(axis=1)[chosen]
+    found: dict[str, Any] = {"step": shared[chosen], "mean": metric.mean(axis=1)[chosen]}
+    for name in ("time_s", "total_bytes", "queries"):
+        columns = [one[name][kept][chosen] for one, kept in zip(own, rows, strict=True)]
+        found[name] = np.nan_to_num(np.stack(columns, axis=1)).mean(axis=1)
     found["low"] = found["high"] = None
     if seeds > 1:
-        intervals = [t_interval(row, confidence) for row in metric[chosen]]
-        found["low"], found["high"] = np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
+        middle, spread = metric[chosen].mean(axis=1), metric[chosen].std(axis=1, ddof=1)
+        half = t_factor(seeds, confidence) * spread / seeds**0.5
+        found["low"], found["high"] = middle - half, middle + half
     return found
+
+
+def _last_of_step(points: Any) -> dict[str, np.ndarray]:
+    """Columns of one run by ascending step; of a step with several phases the last."""
+    step = points["step"].to_numpy()
+    _, backwards = np.unique(step[::-1], return_index=True)
+    kept = len(step) - 1 - backwards
+    names = ("metric", "time_s", "total_bytes", "queries")
+    return {"step": step[kept]} | {n: points[n].to_numpy(dtype=float, na_value=np.nan)[kept] for n in names}
 
 
 def _view(drawn: list[dict[str, Any]], column: str, label: str, title: str, tickformat: str = "") -> View:

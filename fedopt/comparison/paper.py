@@ -44,10 +44,12 @@ def draw(figures: Sequence[Figure], folder: Path, formats: Sequence[str] = FORMA
     for figure in figures:
         for number, view in enumerate(figure.views or (None,)):
             made = as_matplotlib(figure, number)
+            made.draw_without_rendering()
+            around = made.get_tightbbox().padded(0.1)  # measured once for all formats: it costs as much as drawing
             ending = f"-{view.label.replace(' ', '-')}" if view is not None and len(figure.views) > 1 else ""
             for kind in formats:
                 path = folder / f"{figure.name}{ending}.{kind}"
-                made.savefig(path, bbox_inches="tight", dpi=150, metadata=_METADATA.get(kind))
+                made.savefig(path, bbox_inches=around, dpi=150, metadata=_METADATA.get(kind))
                 written.append(path)
     return written
 

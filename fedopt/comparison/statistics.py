@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Interval(NamedTuple):
-    """A mean over seeds; without at least two values the spread and both ends are nan."""
+    """A mean over ``number`` seeds; without at least two values the spread and both ends are nan."""
 
     mean: float
     deviation: float
     low: float
     high: float
-    count: int
+    number: int
 
 
 def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
@@ -25,8 +26,6 @@ def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
     >>> [round(float(x), 3) for x in t_interval([1.0, 2.0, 3.0])]
     [2.0, 1.0, -0.484, 4.484, 3.0]
     """
-    from scipy import stats
-
     kept = _finite(values)
     n = len(kept)
     if n == 0:
@@ -35,8 +34,16 @@ def t_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -
     if n == 1:
         return Interval(mean, math.nan, math.nan, math.nan, 1)
     deviation = float(kept.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = t_factor(n, confidence) * deviation / math.sqrt(n)
     return Interval(mean, deviation, mean - half, mean + half, n)
+
+
+@cache
+def t_factor(count: int, confidence: float) -> float:
+    """Half width of Student's interval of a mean of ``count`` >= 2 values, in standard errors."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1))
 
 
 class PairedTest(NamedTuple):
@@ -62,14 +69,14 @@ def paired_test(first: Mapping[Any, float], second: Mapping[Any, float], confide
 
     shared = [seed for seed in first if seed in second]
     interval = t_interval([first[seed] - second[seed] for seed in shared], confidence)
-    if interval.count < 2:
-        return PairedTest(interval.mean, math.nan, math.nan, math.nan, interval.count)
-    error = interval.deviation / math.sqrt(interval.count)
+    if interval.number < 2:
+        return PairedTest(interval.mean, math.nan, math.nan, math.nan, interval.number)
+    error = interval.deviation / math.sqrt(interval.number)
     if error == 0:
         p = 1.0 if interval.mean == 0 else 0.0
     else:
-        p = float(2 * stats.t.sf(abs(interval.mean) / error, interval.count - 1))
-    return PairedTest(interval.mean, interval.low, interval.high, p, interval.count)
+        p = float(2 * stats.t.sf(abs(interval.mean) / error, interval.number - 1))
+    return PairedTest(interval.mean, interval.low, interval.high, p, interval.number)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

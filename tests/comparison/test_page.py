@@ -78,6 +78,17 @@ def test_the_page_holds_words_tests_frontier_and_no_unescaped_text(tmp_path: Pat
     assert figures["learning"].views[1].label == "virtual time" and "Somebody 2020" in html
 
 
+def test_a_mean_curve_is_over_the_steps_all_seeds_evaluated(tmp_path: Path) -> None:
+    runs = [fabricate(tmp_path / "a", [0.1, 0.3, 0.5], 0), fabricate(tmp_path / "b", [0.3, 0.5], 1)]
+    found = [Entry(Cell("", "A"), seed, run) for seed, run in enumerate(runs)]
+    figures, _ = page_of(found, tmp_path)
+    line = figures["learning"].traces[-1]
+    assert line["x"] == [0, 1] and line["y"] == pytest.approx([0.2, 0.4])
+    assert figures["learning"].views[2].x[-1] == [0, 200]
+    upper = figures["learning"].traces[1]["y"]
+    assert upper == pytest.approx([min(1, 0.2 + 12.7062 * 0.1), 1.0]), "t with one degree of freedom, cut at 1"
+
+
 def test_bands_go_with_their_line_and_stay_possible(tmp_path: Path) -> None:
     figures, _ = page_of(entries(tmp_path, {"A": (None, 0.97, None)}), tmp_path)
     lower, upper, line = figures["learning"].traces

@@ -23,7 +23,7 @@ def test_t_interval_is_students() -> None:
     found = t_interval(values, 0.9)
     low, high = stats.t.interval(0.9, 6, values.mean(), stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.deviation == pytest.approx(values.std(ddof=1)) and found.count == 7
+    assert found.deviation == pytest.approx(values.std(ddof=1)) and found.number == 7
 
 
 def test_t_interval_covers_as_promised() -> None:
@@ -35,8 +35,8 @@ def test_t_interval_covers_as_promised() -> None:
 
 def test_one_value_has_a_mean_but_no_interval() -> None:
     found = t_interval([0.5])
-    assert found.mean == 0.5 and math.isnan(found.low) and math.isnan(found.deviation) and found.count == 1
-    assert t_interval([]).count == 0 and math.isnan(t_interval([]).mean)
+    assert found.mean == 0.5 and math.isnan(found.low) and math.isnan(found.deviation) and found.number == 1
+    assert t_interval([]).number == 0 and math.isnan(t_interval([]).mean)
     assert t_interval([1.0, math.nan, math.inf, 3.0]).mean == 2.0
 
 
