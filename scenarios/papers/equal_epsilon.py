@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,14 @@ def _calibrated(base: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {**overrides, "privacy.mechanism": made, "privacy.target_epsilon": None}
 
 
+@lru_cache(maxsize=8)
+def _halves_of(base: Path, seed: int) -> tuple[FederatedData, FederatedData]:
+    return halves(load(base).data.load(seed))
+
+
 def _one(base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure: Measure) -> dict[str, float]:
     scenario = load(base, {**copy.deepcopy(dict(overrides)), "seed": seed})
-    parts, params = final(scenario, halves(scenario.data.load(seed))[half])
+    parts, params = final(scenario, _halves_of(base, seed)[half])
     accounting = parts.server.affordable
     spent = accounting.exact(parts.server.state.tally)
     return {**measure(parts, params), "spent": float(spent)}
