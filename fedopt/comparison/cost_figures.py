@@ -12,7 +12,7 @@ from fedopt.comparison.words import records
 from fedopt.report import figures
 from fedopt.report.figures import Figure, View, axis, plain
 
-REVERSED = {"autorange": "reversed", "automargin": True}
+REVERSED = {"autorange": "reversed", "automargin": True, "dtick": 1}
 TARGET_COSTS = (
     "time_to_target_s",
     "bytes_to_target",
