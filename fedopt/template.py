@@ -32,6 +32,8 @@ def commented_scenario() -> str:
     for name, field in Scenario.model_fields.items():
         if name == "privacy":
             lines += _privacy_lines()
+        elif name not in START and name not in SECTIONS:
+            lines += [f"# {name}: {field.description}", ""]
         elif name in START and not isinstance(START[name], dict):
             lines.append(_line(f"{name}: {START[name]}", field.description))
         else:

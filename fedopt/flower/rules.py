@@ -24,11 +24,21 @@ def refusals(scenario: Scenario) -> list[str]:
             f"mechanism {privacy.mechanism.kind()} moves its clipping norm while replies of a stream are under way, so "
             "a reply may exceed the bound that counts at its release; use aggregator: fedavg, or mechanism: gaussian"
         )
+    if getattr(scenario.aggregator, "weights", None) == "unbiased" and _needs_durations(scenario):
+        found.append(
+            f"weights: unbiased of {scenario.aggregator.kind()} come from the device model's times, which say nothing "
+            "about real devices; use weights: gap"
+        )
     if privacy is not None and scenario.run.target_metric is not None:
         found.append(
             "run.target_metric looks at the test set after every step, which is not paid for; use server_steps"
         )
     return found
+
+
+def _needs_durations(scenario: Scenario) -> bool:
+    """Whether the aggregator's unbiased weights are made of task times (FedBuff's are measured)."""
+    return scenario.aggregator.kind() in ("fedfix", "async_fedavg")
 
 
 def _streams(scenario: Scenario) -> bool:

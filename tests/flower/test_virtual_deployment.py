@@ -116,7 +116,7 @@ def test_a_client_that_never_answers_is_lost_and_the_run_goes_on(tmp_path: Path)
     [
         {"kind": "fedbuff", "buffer_size": 2},
         {"kind": "fedasync"},
-        {"kind": "fedfix", "server_step_s": 2.0},
+        {"kind": "fedfix", "server_step_s": 2.0, "weights": "gap"},
     ],
     ids=lambda a: str(a["kind"]),
 )

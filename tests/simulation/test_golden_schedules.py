@@ -11,6 +11,7 @@ from fedopt.aggregators.async_fedavg import AsyncFedAvg
 from fedopt.aggregators.fedavg import FedAvg
 from fedopt.aggregators.fedbuff import FedBuff
 from fedopt.aggregators.fedfix import FedFix
+from fedopt.aggregators.staleness.constant import Constant
 from fedopt.devices.availability.bernoulli import Bernoulli
 from fedopt.devices.compute.half_normal import HalfNormal
 from fedopt.devices.compute.ladder import Ladder
@@ -144,7 +145,7 @@ def weight_per_step(run: Schedule, steps: int) -> list[float]:
 def test_gap_weights_count_a_client_once_per_step_however_often_it_comes() -> None:
     """Restarting at once, the fastest client comes up to three times in a buffer of five."""
     steps = 400
-    run = Schedule(FedBuff(buffer_size=5, weights="gap"), All(), F80, clients=5, steps=steps)
+    run = Schedule(FedBuff(buffer_size=5, weights="gap", staleness=Constant()), All(), F80, clients=5, steps=steps)
     comes = [sum(r["client_id"] == 4 and r["step"] == s for r in run.rows) for s in range(1, steps + 1)]
     assert max(comes) >= 2
     assert weight_per_step(run, steps) == pytest.approx([1.0] * 5, abs=0.02)

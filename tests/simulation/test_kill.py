@@ -34,9 +34,10 @@ def to_the_end(scenario: Path, out: Path) -> fedopt.Run:
     process = start(scenario, out)
     process.join(300)
     assert process.exitcode == 0
-    # One run: what was killed is resumed, not begun anew beside it (without a scenario there is nothing to resume).
-    (directory,) = (d for d in (out / "small").iterdir() if (d / "scenario.yaml").exists())
-    return fedopt.open_run(directory)
+    # What was killed is resumed, not left beside a new run. (A kill that came after the end leaves a complete one.)
+    runs = [fedopt.open_run(d) for d in (out / "small").iterdir() if (d / "scenario.yaml").exists()]
+    assert runs and all(run.report.exists() and run.summary["status"] == "finished" for run in runs)
+    return max(runs, key=lambda run: run.directory.name)
 
 
 def assert_equal(run: fedopt.Run, original: fedopt.Run) -> None:
