@@ -22,8 +22,8 @@ class Spsa(BlackBoxWork):
     ``central``: ``rho = (L(x + r z) - L(x - r z)) / 2r``, 2 queries per scalar; ``forward``: ``(L(x + r z) - L(x)) /
     r``, P + 1 per local step; ``jvp``: the exact directional derivative (forward gradient), one pass per scalar. All
     values of a scalar share one batch. The aggregator says which directions, how many, and how a scalar is coded:
-    common directions and K local steps along the client's own scalars (decomfl), a sign (feedsign), or directions of the
-    client's own and a byte each (one_byte).
+    common directions and K local steps along the client's own scalars (decomfl), a sign (feedsign), or directions of
+    the client's own and a byte each (one_byte).
 
     Guarantees: models are perturbed on copies, so nothing drifts. What is sent (after rounding to a byte or sign) is
     what everybody applies. A client without examples replies zeros; a step that was not done counts as zero.
