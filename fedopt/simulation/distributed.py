@@ -178,8 +178,14 @@ def _rows_of(cohort: Cohort, rows: Sequence[int]) -> Cohort:
     states: Mapping[str, torch.Tensor] | None = cohort.states
     if states is not None:
         states = {name: values[list(rows)] for name, values in states.items()}
-    pick = {name: tuple(getattr(cohort, name)[i] for i in rows) for name in ("clients", "tasks", "messages", "steps")}
-    return replace(cohort, **pick, states=states)
+    return replace(
+        cohort,
+        clients=tuple(cohort.clients[i] for i in rows),
+        tasks=tuple(cohort.tasks[i] for i in rows),
+        messages=tuple(cohort.messages[i] for i in rows),
+        steps=tuple(cohort.steps[i] for i in rows),
+        states=states,
+    )
 
 
 class ShardedSession(Session):
