@@ -28,7 +28,8 @@ def client_app(scenario: Path) -> ClientApp:
         scenario: file packed with the app.
     """
     app = ClientApp()
-    app.fedopt_scenario = scenario  # type: ignore[attr-defined] - tells the virtual grid what it may vectorise
+    # Tells the virtual grid what it may vectorise.
+    app.fedopt_scenario = scenario  # type: ignore[attr-defined]
 
     @app.query()
     def hello(message: Message, context: Context) -> Message:

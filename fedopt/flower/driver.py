@@ -331,7 +331,7 @@ class GridDriver:
         outbox, self._outbox = self._outbox, []
         ids = list(self.grid.push_messages([self._message(sent) for sent in outbox]))
         now = self._now()
-        for message_id, sent in zip(ids or [None] * len(outbox), outbox, strict=True):
+        for message_id, sent in zip(ids or [None] * len(outbox), outbox, strict=True):  # type: ignore[list-item]
             sent.at = now
             if message_id is None:
                 self._tell(Lost(now, sent.dispatch.dispatch_id, "the SuperLink did not take the message"))

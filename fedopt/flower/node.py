@@ -176,7 +176,7 @@ class Node:
             phase=str(facts["phase"]),
             states=stack_states([before]) if before is not None else None,
         )
-        reply = work.work(cohort, engine)
+        reply = work.work(cohort, engine)  # type: ignore[arg-type]
         if reply.states is not None:
             self._keep_state(client, int(facts["dispatch"]), {n: v[0] for n, v in reply.states.items()})
         metrics = {name: float(values[0]) for name, values in reply.metrics.items()}

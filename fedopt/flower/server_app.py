@@ -115,7 +115,7 @@ def _server_data(scenario: Scenario, federation: Federation) -> FederatedData:
     """What the server may hold: the scenario's data, or only a test set and public numbers of examples."""
     if not hasattr(scenario.data, "load_node"):
         return scenario.data.load(scenario.seed)
-    data: FederatedData = scenario.data.load_server()
+    data: FederatedData = scenario.data.load_server()  # type: ignore[attr-defined]
     if not federation.examples:
         return data
     declared = data.clients.sizes()

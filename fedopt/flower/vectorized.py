@@ -80,7 +80,7 @@ class FlowerMessages:
         given = [types.Message({"params": self._params(m)}, {"version": _round(m)}) for m in messages]
         steps = [self.work.planned_steps(int(sizes[c]), g) for c, g in zip(clients, given, strict=True)]
         cohort = Cohort(tuple(clients), tuple(tasks), tuple(given), tuple(steps), self.seed)
-        reply = self.work.work(cohort, self.engine)
+        reply = self.work.work(cohort, self.engine)  # type: ignore[arg-type]
         rows, losses = reply.parts["update"].rows(), reply.metrics.get("train_loss")
         found = []
         for row, message in enumerate(messages):
@@ -121,5 +121,5 @@ def _round(message: Message) -> int:
     """Server version: Flower counts its rounds from 1."""
     for record in message.content.config_records.values():
         if "server-round" in record:
-            return max(0, int(record["server-round"]) - 1)  # type: ignore[call-overload]
+            return max(0, int(record["server-round"]) - 1)  # type: ignore[call-overload,arg-type]
     return 0
