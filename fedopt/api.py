@@ -173,7 +173,7 @@ def resume_run(directory: Path, quiet: bool = True) -> Run:
         else:
             Session(scenario, directory, quiet=quiet).run(resume=True)
     elif not _complete(directory):
-        close_run(directory)
+        close_run(directory, load(directory / "scenario.yaml").run.keep_checkpoint)
     _audit(directory, load(directory / "scenario.yaml"))
     return Run(directory)
 

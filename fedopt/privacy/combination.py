@@ -223,6 +223,7 @@ def public_of(scenario: Scenario) -> Public | None:
         horizon=scenario.run.server_steps,
         # Durations belong to the devices; a method that needs them is asked again when they are known.
         seconds_per_task=[1.0] * clients,
+        seconds_for_equal_work=[1.0] * clients,
         expected_ceil=lambda period: [1.0] * clients,
         concurrency=scenario.sampling.slots(clients),
     )
