@@ -42,6 +42,8 @@ def export_tensorboard(run_directory: Path, folder: Path) -> int:
         RuntimeError: tensorboard is not installed.
         RunLogError: the directory holds no run.
     """
+    # The run first: a wrong folder is named even where the package is missing.
+    rounds, summary = read_rounds(run_directory).to_pylist(), read_summary(run_directory)
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -50,7 +52,6 @@ def export_tensorboard(run_directory: Path, folder: Path) -> int:
         raise RuntimeError(
             "the TensorBoard export needs the package tensorboard; install fedopt[tensorboard]"
         ) from error
-    rounds, summary = read_rounds(run_directory).to_pylist(), read_summary(run_directory)
     began = summary.get("started_at")
     start = datetime.fromisoformat(began).timestamp() if began else 0.0
     writer, written = EventFileWriter(str(folder / run_directory.name)), 0
