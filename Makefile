@@ -30,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" --durations=25
 
 test-all: check
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"

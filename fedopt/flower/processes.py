@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fedopt.flower import watchdog
+from fedopt.flower import warm, watchdog
 
 LOOPBACK = "127.0.0.1"
 START_S = 90.0
@@ -137,6 +137,7 @@ class LocalFederation:
         logs: folder for logs.
         node_config: more entries for every node's configuration, by name; ``{}`` in text becomes the node's number.
         keep_database: file of the SuperLink's state, so that it can be restarted; None keeps it in memory.
+        warm_start: fork the programs of every message from one process with everything imported.
 
     Use as a context manager: everything is stopped when the block ends.
     """
@@ -147,11 +148,16 @@ class LocalFederation:
         logs: Path,
         node_config: Mapping[str, Any] | None = None,
         keep_database: Path | None = None,
+        warm_start: bool = True,
     ):
         self.nodes, self.node_config, self.database = nodes, dict(node_config or {}), keep_database
         self.home = Path(tempfile.mkdtemp(prefix="fedopt-flower-"))
         self.port, *self.node_ports = free_ports(nodes + 1)
-        self.processes = Processes(logs, environment(self.home))
+        self.warm_start = warm_start and hasattr(os, "fork")
+        env = environment(self.home)
+        if self.warm_start:
+            env["PATH"] = str(self.home / "warm") + os.pathsep + env["PATH"]
+        self.processes = Processes(logs, env)
 
     @property
     def address(self) -> str:
@@ -162,6 +168,10 @@ class LocalFederation:
         write_connection(self.home, self.address, insecure=True)
         self.processes.__enter__()
         try:
+            if self.warm_start:
+                address = self.home / "warm.socket"
+                warm.write_programs(self.home / "warm", address, _program)
+                self.processes.start("warm", [sys.executable, "-m", warm.__name__, str(address)])
             self.start_superlink()
             for node in range(self.nodes):
                 self.start_node(node)

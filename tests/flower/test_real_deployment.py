@@ -1,4 +1,4 @@
-"""Deployments on real processes, with the slow tests: on a busy machine Flower's processes start too slowly."""
+"""Deployments on real processes. One runs every day; the others take minutes and run with the slow tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def short(clients: int = 2, steps: int = 2, **changes: object) -> object:
     return scenario(clients, run={"server_steps": steps, "evaluate_every": 1, "evaluate_clients": "none"}, **changes)
 
 
-@pytest.mark.slow
 def test_a_real_deployment_gives_the_simulated_model(tmp_path: Path) -> None:
     chosen = short()
     run = deploy_real(chosen, tmp_path, replay=True)
