@@ -11,6 +11,7 @@ timers, and those before dispatches, which wait for ``Settled`` (``dispatch: per
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -104,6 +105,8 @@ class ServerState:
     last_version: dict[int, int] = field(default_factory=dict)  # client -> last version received
     last_step: dict[int, int] = field(default_factory=dict)  # client -> step at which it was last started
     last_contribution: dict[int, int] = field(default_factory=dict)  # client -> step number of its last contribution
+    paid: dict[int, int] = field(default_factory=dict)  # client -> replies it protected itself and has paid for
+    paid_since_step: set[int] = field(default_factory=set)  # clients among them since the last step
     lost_since_step: int = 0
     uplink_bytes: int = 0
     downlink_bytes: int = 0
@@ -129,15 +132,18 @@ class _Selectable:
         for position in np.flatnonzero(mask):
             client = int(clients[position])
             idle = self._idle_until_step and self._waiting[client] > 0
-            if client in self._state.busy or idle or self._used_up(client):
+            # The budget is asked at every step for one more reply of each: nobody pays twice in between.
+            waits = client in self._state.paid_since_step
+            if client in self._state.busy or idle or waits or self._used_up(client):
                 mask[position] = False
         return mask
 
     def _used_up(self, client: int) -> bool:
-        """Whether the client's released and waiting contributions already reach the limit."""
+        """Whether the client's contributions, released and waiting or paid for and rejected, reach the limit."""
         if self._limit is None:
             return False
-        return self._state.participations.get(client, 0) + self._waiting[client] >= self._limit
+        released = self._state.participations.get(client, 0) + self._waiting[client]
+        return max(released, self._state.paid.get(client, 0)) >= self._limit
 
 
 class Server:
@@ -299,7 +305,11 @@ class Server:
         limit, state = self.limits.max_participations, self.state
         if limit is None or state.in_flight:
             return False
-        return sum(state.participations.values()) + len(state.arrived) >= limit * self.public.num_clients
+        used = Counter(state.participations)
+        used.update(flight.client for flight in state.arrived.values())
+        for client, paid in state.paid.items():
+            used[client] = max(used[client], paid)
+        return used.total() >= limit * self.public.num_clients
 
     def _exhausted(self) -> Finished:
         limit = self.limits.max_participations
@@ -352,14 +362,24 @@ class Server:
             return []
         flight.arrived = event.time
         state.uplink_bytes += flight.uplink_bytes
-        self.charge(flight)
+        self.charge(flight, used=True)
         commands = self._admit(flight, event.time)
+        if flight.client in state.paid_since_step and event.dispatch_id not in state.arrived:
+            # Rejected, but paid for: the client may start again, so what it can afford is asked again.
+            state.paid_since_step.discard(flight.client)
+            stopped = self._over_budget()
+            if stopped:
+                return [*commands, stopped]
         if self._immediately():
             self._free(flight.client)
         return [*commands, *self._maybe_close(event.time)]
 
-    def charge(self, flight: InFlight) -> None:
+    def charge(self, flight: InFlight, used: bool = False) -> None:
         """Let a client that protects its own replies pay for one; paying twice for one dispatch is not possible.
+
+        Args:
+            flight: the dispatch.
+            used: whether the reply goes to the aggregator, whose release may then be what is paid for.
 
         It has paid once its reply is out, whatever becomes of it. A deployment also charges dispatches without an
         answer: their replies may have left the client.
@@ -370,8 +390,12 @@ class Server:
         state = self.state
         steps = state.tally.local_steps
         steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
-        if self.mechanism is not None and self.mechanism.paid_on_arrival:
-            state.tally.record(self.mechanism.next_events(state.mechanism, self.public), [flight.client])
+        mechanism = self.mechanism
+        if mechanism is not None and (mechanism.paid_on_arrival or (mechanism.unused_is_paid and not used)):
+            state.tally.record(mechanism.next_events(state.mechanism, self.public), [flight.client])
+        if mechanism is not None and (mechanism.paid_on_arrival or mechanism.client_ledgers):
+            state.paid[flight.client] = state.paid.get(flight.client, 0) + 1
+            state.paid_since_step.add(flight.client)
 
     def _late(self, event: Late) -> list[Command]:
         """A second reply to a dispatch, or one after its deadline: written down and paid for, never used."""
@@ -501,7 +525,7 @@ class Server:
         commands += self._count_step(flights, event, facts, outcome.new_version, now)
         in_use = {state.version, *(f.version for f in (*state.in_flight.values(), *state.arrived.values()))}
         state.method = self.method.forget(state.method, in_use)
-        return [*commands, *self._continue(outcome.exchange, flights, now)]
+        return [*commands, *self._continue(outcome.exchange, flights, event.failed, now)]
 
     def _count_step(
         self, flights: list[InFlight], event: Collected, facts: dict[str, Any], new_version: bool, now: Ticks
@@ -509,6 +533,7 @@ class Server:
         state = self.state
         staleness = [state.version - f.version for f in flights]
         state.step += 1
+        state.paid_since_step.clear()
         state.queries += event.queries
         commands: list[Command] = []
         for flight in flights:
@@ -538,7 +563,9 @@ class Server:
         state.lost_since_step = 0
         return [*commands, Stepped(state.step, new_version, row)]
 
-    def _continue(self, exchange: Exchange | None, flights: list[InFlight], now: Ticks) -> list[Command]:
+    def _continue(
+        self, exchange: Exchange | None, flights: list[InFlight], failed: Collection[int], now: Ticks
+    ) -> list[Command]:
         """After a step: end the run, start the second exchange, or go on."""
         state, limits = self.state, self.limits
         previous = state.exchange
@@ -554,7 +581,8 @@ class Server:
         commands = self._readmit(now)
         if state.exchange.pacing == "round":
             if state.exchange.cohort == "same":
-                members = [f.client for f in flights]
+                # Who failed has no state of this round to go on from.
+                members = [f.client for f in flights if f.dispatch_id not in failed]
                 return [*commands, *self._open(members, now)]
             state.cohort = []
         state.opened = now

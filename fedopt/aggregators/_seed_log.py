@@ -35,7 +35,12 @@ class State(NamedTuple):
 class SeedLogMethod(Method):
     """Abstract: an aggregator whose model is the initial one plus a log of records."""
 
-    step_size: float = Field(1e-3, gt=0, description="length of a step per unit of scalar, in units of the parameters")
+    step_size: float = Field(
+        1e-3,
+        gt=0,
+        description="step per unit of estimated gradient; directions of length 1 (sphere, coordinate) carry their "
+        "factor d besides",
+    )
     directions: DirectionKind = Field(
         "rademacher", description="entries of a direction: rademacher has the same bits on CPU and CUDA"
     )
@@ -46,6 +51,12 @@ class SeedLogMethod(Method):
     def start(self, params: torch.Tensor, seed: int) -> State:
         """State before the first step."""
         return State(params, (), (0,), {}, seed)
+
+    def rate(self, state: State) -> float:
+        """Step per scalar: the step size times what makes the mean of scalar times direction a gradient estimate."""
+        from fedopt.zeroth_order.estimators import factor
+
+        return self.step_size * factor(self.directions, state.params.numel())
 
     def message(
         self, state: State, client: int, last_version: int | None, config: dict[str, Any], extra_bits: int
@@ -60,7 +71,7 @@ class SeedLogMethod(Method):
             missed -= own
         weights = 0 if last_version == len(state.bits) - 1 else 32 * state.params.numel()
         bits = {"log": missed, "weights": weights, "cheaper": min(missed, weights)}[self.join]
-        shared = {"directions": self.directions, "step_size": self.step_size}
+        shared = {"directions": self.directions, "step_size": self.rate(state)}
         return Message({"params": state.params}, {**shared, **config}, -(-(bits + extra_bits) // 8))
 
     def advance(self, state: State, records: list[Record], bits: int, sent: dict[int, int]) -> State:

@@ -103,7 +103,7 @@ class DeComFL(SeedLogMethod):
         from fedopt.zeroth_order.seed_log import Record
         from fedopt.zeroth_order.spsa import direction_key
 
-        size, records, number = self.step_size / self.perturbations, [], len(state.bits) - 1
+        size, records, number = self.rate(state) / self.perturbations, [], len(state.bits) - 1
         for name in sorted(released, key=lambda part: int(part.split("@")[1])):
             key = direction_key(state.seed, int(name.split("@")[1]))
             scalars = released[name].float().tolist()

@@ -56,7 +56,9 @@ class FedKSeed(Method):
     """
 
     candidates: int = Field(4096, ge=1, description="K, fixed directions of the run")
-    step_size: float = Field(1e-5, gt=0, description="constant local step size, in units of the parameters")
+    step_size: float = Field(
+        1e-5, gt=0, description="constant local step size; sphere and coordinate carry their factor d"
+    )
     directions: Literal["rademacher", "gaussian", "sphere", "coordinate"] = Field(
         "gaussian", description="entries of a direction"
     )
@@ -94,7 +96,7 @@ class FedKSeed(Method):
             "candidates": self.candidates,
             "pro": self.pro,
             "directions": self.directions,
-            "step_size": self.step_size,
+            "step_size": self._rate(state),
         }
         return Message(parts, config, size)
 
@@ -121,13 +123,18 @@ class FedKSeed(Method):
             state = state._replace(totals=totals, counts=counts)
         return Step(state._replace(params=replay(state.start, self._log(state))))
 
+    def _rate(self, state: State) -> float:
+        from fedopt.zeroth_order.estimators import factor
+
+        return self.step_size * factor(self.directions, state.start.numel())
+
     def _log(self, state: State) -> SeedLog:
         from fedopt.zeroth_order.fedkseed import candidate_directions
         from fedopt.zeroth_order.seed_log import Record, SeedLog
 
         key = candidate_directions(self.directions, state.start.numel(), state.seed).key
         pairs = [(j, a) for j, a in enumerate(state.accumulated.tolist()) if a != 0]
-        records = (Record(0, key, (a,), self.step_size, j) for j, a in pairs)
+        records = (Record(0, key, (a,), self._rate(state), j) for j, a in pairs)
         return SeedLog(self.directions, state.start.numel()).extend(records)
 
     def files(self, state: State) -> dict[str, bytes]:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from fedopt.aggregators.base import Admission, Importance, Method, Reduced, Step, importance_mean, raw_importance
+from fedopt.aggregators.base import (
+    Admission,
+    Importance,
+    Method,
+    Reduced,
+    Step,
+    importance_mean,
+    raw_importance,
+    refuse_problems,
+)
 from fedopt.types import Exchange, Message, Public, ReplyBatch, ReplyMeta
 
 if TYPE_CHECKING:
@@ -41,6 +50,9 @@ class GradientCorrection(Method):
     left out of the second; with no reply at all the correction stays. Partial participation is not defined by the
     papers: here the mean is over those that took part.
 
+    Refused under privacy: both exchanges of a round go to the same clients, so they would share one coin of the
+    sampling and be two contributions, and no bound of the corrections is known.
+
     References: Shu et al. 2023, arXiv:2308.04077 (FZooS); Karimireddy et al. 2020, SCAFFOLD, arXiv:1910.06378.
     """
 
@@ -49,8 +61,18 @@ class GradientCorrection(Method):
     server_lr: float = Field(1.0, gt=0, description="global step size, > 0; the papers use 1")
     seed_bytes: int = Field(8, ge=0, description="bytes sent once to a new client: 8 for FZooS' feature seed, else 0")
 
+    def problems(self, public: Public) -> tuple[str, ...]:
+        """No accounting exists for two releases that share a cohort."""
+        if not public.is_private:
+            return ()
+        return (
+            "gradient_correction has no privacy analysis: its exchanges ask the same clients twice; use "
+            "aggregator: {kind: fedavg} with client: {kind: finite_difference}, or {kind: decomfl}",
+        )
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start from the given parameters, without a correction."""
+        refuse_problems(self, public)
         return State(params, None, 1, 0, False)
 
     def plan(self, state: State | None, public: Public) -> Exchange:
@@ -82,7 +104,7 @@ class GradientCorrection(Method):
             like = state.correction if not batch.metas else batch.part("correction").take([0]).rows()[0]
             if like is not None:
                 made["correction"] = importance_mean(batch, "correction", like, public, self.weights)
-        if not batch.metas and not public.is_private:
+        if not batch.metas:
             made.pop("correction", None)
         return made
 

@@ -87,7 +87,10 @@ class OneByte(SeedLogMethod):
         metas = [batch.metas[i] for i in order]
         names = torch.tensor([[m.client, m.task] for m in metas], dtype=torch.float64)
         weights = torch.tensor([batch.weights[i] for i in order], dtype=torch.float64)
+        # A task that was cut short sent fewer scalars; the padding is not part of the message.
+        counts = torch.tensor([min(batch.metas[i].local_steps, self.count) for i in order])
         return {
+            "counts": (counts, None),
             "scalars": (batch.part("scalars").take(order).rows(), None),
             "names": (names, None),
             "weights": (weights, None),
@@ -102,17 +105,20 @@ class OneByte(SeedLogMethod):
 
         if not released:
             return Step(self.advance(state, [], 0, {}))
-        number, rows = len(state.bits) - 1, released["scalars"].tolist()
-        total = sum(map(len, rows))
-        size = self.step_size / (total if self.normaliser == "mean" else math.sqrt(total))
+        number, counts = len(state.bits) - 1, [int(count) for count in released["counts"].tolist()]
+        rows = [row[:count] for row, count in zip(released["scalars"].tolist(), counts, strict=True)]
+        total = sum(counts)
+        if not total:
+            return Step(self.advance(state, [], 0, {}))
+        size = self.rate(state) / (total if self.normaliser == "mean" else math.sqrt(total))
         records: list[Record] = []
         sent: dict[int, int] = {}
-        per_reply = 8 * self.count + (SEED_BITS if self.buffer_size is not None else 0)
+        seed_bits = SEED_BITS if self.buffer_size is not None else 0
         for scalars, name, weight in zip(rows, released["names"].tolist(), released["weights"].tolist(), strict=True):
             worker, task = int(name[0]), int(name[1])
             records.append(Record(number, direction_key(state.seed, task, worker), tuple(scalars), size * weight))
-            sent[worker] = sent.get(worker, 0) + per_reply
-        return Step(self.advance(state, records, per_reply * len(rows), sent))
+            sent[worker] = sent.get(worker, 0) + 8 * len(scalars) + seed_bits
+        return Step(self.advance(state, records, 8 * total + seed_bits * len(rows), sent))
 
     def references(self) -> tuple[str, ...]:
         """Source."""

@@ -107,6 +107,17 @@ def model_values(engine: Engine, plan: BatchPlan, rows: list[int]) -> Callable[[
     return at
 
 
+def refuse_without_slopes(scheme: str, engine: Engine) -> None:
+    """Forward gradients need a derivative.
+
+    Raises:
+        ValueError: the problem gives values only.
+    """
+    objective = engine.data.objective
+    if scheme == "jvp" and objective is not None and not objective.has_gradients:
+        raise ValueError("scheme jvp needs derivatives and this problem gives values only; use scheme: central")
+
+
 def in_unit_cube(engine: Engine, project: bool) -> bool:
     """Whether iterates are kept in [0, 1]: only where the problem lives there."""
     objective = engine.data.objective

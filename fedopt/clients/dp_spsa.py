@@ -45,6 +45,8 @@ class DpSpsa(ClientWork):
 
     def protected(self, clipping: ExampleClipping) -> DpSpsa:
         """The same work, with this clipping and noise."""
+        if clipping.style != "flat" or clipping.per_layer is not None:
+            raise ValueError("client dp_spsa clips scalars; use mechanism: {kind: dp_sgd, clipping: flat}")
         made = self.model_copy()
         made._clipping = replace(clipping)
         return made

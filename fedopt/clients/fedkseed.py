@@ -61,7 +61,7 @@ class FedKSeed(BlackBoxWork):
             seeds, scalars = done.seeds.to(engine.device), done.scalars
             for name, values in (("accumulated", scalars), ("sizes", scalars.abs().clamp(max=1000.0))):
                 parts[name][rows] = parts[name][rows].scatter_add(1, seeds, values)
-            parts["counts"][rows] = parts["counts"][rows].scatter_add(1, seeds, torch.ones_like(scalars))
+            parts["counts"][rows] = parts["counts"][rows].scatter_add(1, seeds, done.kept.to(scalars))
         sent = parts if config.get("pro") else {"accumulated": parts["accumulated"]}
         queries = tuple(2 * steps for steps in cohort.steps)
         return CohortReply({name: DenseUpdates(part) for name, part in sent.items()}, queries=queries)

@@ -155,8 +155,10 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
     def _refuse_other_aggregators(self, message: Message) -> None:
         if self.method == "scaffold2" and "control" not in message.parts:
             raise ValueError("method scaffold2 needs the mean control; use aggregator: {kind: scaffold}")
-        if self.method == "scaffold1" and "ask" not in message.config:
-            raise ValueError("method scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction}")
+        if self.method == "scaffold1" and message.config.get("ask") not in ("points", "correction"):
+            raise ValueError(
+                "method scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction, exchanges: 2}"
+            )
 
 
 def _keys(cohort: Cohort, rows: list[int]) -> list[int]:

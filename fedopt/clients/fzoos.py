@@ -127,7 +127,8 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         together = cohort.messages[rows[0]].config.get("ask") == "both"
         maps = self._maps(engine, cohort.seed) if corrected or together else None
         phase = fzoos_round.local_phase(
-            log, start, maps, shared, own, values, settings, keys, round_number, self._oracle(engine)
+            log, start, maps, shared, own, values, settings, keys, round_number, self._oracle(engine),
+            engine.data.clients.num_clients,
         )  # fmt: skip
         parts = {"update": (phase.points - start).float()}
         if together:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from fedopt.clients._black_box import BlackBoxWork, groups
+from fedopt.clients._black_box import BlackBoxWork, groups, refuse_without_slopes
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.types import Message, ParamSpec
 
@@ -44,7 +44,7 @@ class Spsa(BlackBoxWork):
 
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
         """K P scalars in their code, whole bytes per message."""
-        count = int(message.config.get("scalar_steps", 1)) * int(message.config.get("perturbations", 1))
+        count = min(steps, int(message.config.get("scalar_steps", 1))) * int(message.config.get("perturbations", 1))
         return -(-count * _BITS[message.config.get("code", "float32")] // 8)
 
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
@@ -57,19 +57,22 @@ class Spsa(BlackBoxWork):
 
         if any("scalar_steps" not in message.config for message in cohort.messages):
             raise ValueError("client spsa sends scalars; use aggregator decomfl, feedsign or one_byte")
+        refuse_without_slopes(self.scheme, engine)
         config = cohort.messages[0].config
         count = int(config["scalar_steps"]) * int(config["perturbations"])
         scalars = torch.zeros(len(cohort), count, device=engine.device)
         for rows in groups([(int(m.config["version"]),) for m in cohort.messages]):
             measure = self._own if config.get("own") else self._common
             scalars[rows] = measure(cohort, engine, rows, config).flatten(1)
-        done = torch.tensor(cohort.steps, device=scalars.device).repeat_interleave(1)[:, None]
+        done = torch.tensor(cohort.steps, device=scalars.device)[:, None]
         step_of = torch.arange(count, device=scalars.device) // int(config["perturbations"])
         scalars = _coded(scalars.where(step_of < done, scalars.new_zeros(())), cohort, str(config["code"]))
-        return CohortReply({"scalars": DenseUpdates(scalars)}, queries=(self._queries(config),) * len(cohort))
+        return CohortReply(
+            {"scalars": DenseUpdates(scalars)}, queries=tuple(self._queries(config, s) for s in cohort.steps)
+        )
 
-    def _queries(self, config: Any) -> int:
-        steps, directions = int(config["scalar_steps"]), int(config["perturbations"])
+    def _queries(self, config: Any, done: int) -> int:
+        steps, directions = min(done, int(config["scalar_steps"])), int(config["perturbations"])
         return steps * {"central": 2 * directions, "forward": directions + 1, "jvp": directions}[self.scheme]
 
     def _common(self, cohort: Cohort, engine: Engine, rows: list[int], config: Any) -> torch.Tensor:

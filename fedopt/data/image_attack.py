@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 class ImageAttack(DataSet):
     """Untargeted attack on models that clients trained on class-skewed images; only their outputs are known.
 
-    Every client trains a small convolutional network on its own share of the source's training images. For one test
-    image z of class y, ``f_i(u) = logit_y - max of the others`` at ``clamp(z + strength (2 u - 1), 0, 1)``, u in
-    [0, 1]^d, d the number of pixel values. The image is broken when the mean F(u) < 0: set ``run.target_metric: 0``.
+    A small convolutional network is trained on all training images of the source, and then by every client on its own
+    share of them. For one test image z of class y, ``f_i(u) = logit_y - max of the others`` at
+    ``clamp(z + strength (2 u - 1), 0, 1)``, u in [0, 1]^d, d the number of pixel values. The image is broken when the
+    mean F(u) < 0: set ``run.target_metric: 0``.
 
-    Images: those of the test set that all models classify rightly, in its order (if there is none: those of positive
-    mean margin); ``image`` picks one.
+    Images: those of the test set with F >= 0 at the starting point, first those that all models classify rightly, in
+    its order; ``image`` picks one.
 
     References: Shu et al. 2023, arXiv:2308.04077, section 6.2 (MNIST: strength 0.3, share 0.7; start at u = 0, the
     corner of the box, as its authors' program does with ``start: corner``).
 
-    Differences from the paper: models start independently (the program trains one network on successively for CIFAR),
-    by Adam; no dropout.
+    Differences from the paper: every client continues from the common network (models that never saw a class rule it
+    out so firmly that no image is left; the program trains one network on successively for CIFAR); Adam; no dropout;
+    every channel is perturbed by itself, so d counts all pixel values.
     """
 
     clients: int = Field(10, gt=0, description="number of models N")
@@ -45,7 +47,8 @@ class ImageAttack(DataSet):
     strength: float = Field(0.3, gt=0, description="largest change of a pixel, whose values are in [0, 1]")
     start: Literal["centre", "corner"] = Field("centre", description="u = 0.5 (no change), or u = 0 (the program's)")
     channels: tuple[int, int] = Field((16, 32), strict=False, description="channels of the two convolutions")
-    train_steps: int = Field(300, ge=1, description="Adam steps (rate 0.001, batch 64) of every client's training")
+    train_steps: int = Field(300, ge=1, description="Adam steps (rate 0.001, batch 64) of the common network")
+    client_steps: int = Field(20, ge=0, description="Adam steps by which every client then trains on on its own images")
 
     def load(self, seed: int) -> FederatedData:
         """Train the models and choose the image.
@@ -62,41 +65,60 @@ class ImageAttack(DataSet):
         images, labels = torch.from_numpy(loaded.train.inputs), torch.from_numpy(loaded.train.targets)
         shape, classes = loaded.task.input_shape, loaded.task.num_outputs
         with torch.random.fork_rng(devices=[]):
-            models = tuple(
-                self._train(images[own], labels[own], shape, classes, seed, i) for i, own in enumerate(slots)
-            )
+            torch.manual_seed(key(seed, "image_attack_models") & _SEEDS)
+            common = self._network(shape, classes)
+            _train(common, images, labels, self.train_steps)
+            models = tuple(self._client_model(common, images[own], labels[own], seed, i) for i, own in enumerate(slots))
         tests, truth = torch.from_numpy(loaded.test.inputs), torch.from_numpy(loaded.test.targets)
-        usable = _usable(models, tests, truth)
-        if self.image >= len(usable):
-            raise ValueError(f"image {self.image} was asked for, but the models leave only {len(usable)} usable images")
-        chosen = int(usable[self.image])
         start = 0.5 if self.start == "centre" else 0.0
+        usable = _usable(models, tests, truth, self.strength * (2 * start - 1))
+        if self.image >= len(usable):
+            raise ValueError(
+                f"image {self.image} was asked for, but the models leave only {len(usable)} images that are not broken "
+                "at the start; train longer (train_steps), let clients differ less (share, client_steps) or lower image"
+            )
+        chosen = int(usable[self.image])
         objective = AttackObjective(models, tests[chosen], int(truth[chosen]), self.strength, start)
         return black_box(objective, {**loaded.source, "name": f"attack on {loaded.source.get('name', 'images')}"})
 
-    def _train(
-        self, images: torch.Tensor, labels: torch.Tensor, shape: tuple[int, ...], classes: int, seed: int, client: int
-    ) -> nn.Module:
-        """One client's network."""
-        import torch
+    def _network(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
-        from torch.nn import functional
 
-        torch.manual_seed(key(seed, "image_attack_models", client) & 0x7FFF_FFFF_FFFF_FFFF)
         first, second = self.channels
         body = nn.Sequential(
             nn.Conv2d(shape[0], first, 3, padding=1), nn.ReLU(), nn.Conv2d(first, second, 3, padding=1), nn.ReLU(),
             nn.MaxPool2d(2), nn.Flatten(),
         )  # fmt: skip
         width = second * (shape[1] // 2) * (shape[2] // 2)
-        model = nn.Sequential(body, nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, classes))
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        for _ in range(self.train_steps):
-            batch = torch.randint(len(labels), (64,))
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
+        return nn.Sequential(body, nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, classes))
+
+    def _client_model(
+        self, common: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int, client: int
+    ) -> nn.Module:
+        import copy
+
+        import torch
+
+        torch.manual_seed(key(seed, "image_attack_models", client) & _SEEDS)
+        model = copy.deepcopy(common)
+        _train(model, images, labels, self.client_steps)
         return model.eval().requires_grad_(False)
+
+
+_SEEDS = 0x7FFF_FFFF_FFFF_FFFF
+
+
+def _train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int) -> None:
+    """Adam steps on batches of 64."""
+    import torch
+    from torch.nn import functional
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        batch = torch.randint(len(labels), (64,))
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
 
 
 def _margins(logits: torch.Tensor, truth: Any) -> torch.Tensor:
@@ -108,15 +130,20 @@ def _margins(logits: torch.Tensor, truth: Any) -> torch.Tensor:
     return own - logits.scatter(1, index, -torch.inf).amax(1)
 
 
-def _usable(models: tuple[nn.Module, ...], images: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
-    """Test images that every model classifies rightly; failing that, those of positive mean margin."""
+def _usable(models: tuple[nn.Module, ...], images: torch.Tensor, truth: torch.Tensor, change: float) -> np.ndarray:
+    """Test images that are not broken at the start: first those that every model classifies rightly, then the others.
+
+    Args:
+        change: what the starting point adds to every pixel.
+    """
     import torch
 
     with torch.no_grad():
-        margins = torch.stack([_margins(model(images), truth) for model in models])
-    everybody = torch.nonzero((margins > 0).all(0)).flatten()
-    found = everybody if len(everybody) else torch.nonzero(margins.mean(0) > 0).flatten()
-    return np.asarray(found.numpy())
+        clean = torch.stack([_margins(model(images), truth) for model in models])
+        began = torch.stack([_margins(model((images + change).clamp(0, 1)), truth) for model in models])
+    whole, by_all = began.mean(0) >= 0, (clean > 0).all(0)
+    found = [torch.nonzero(whole & by_all).flatten(), torch.nonzero(whole & ~by_all).flatten()]
+    return np.asarray(torch.cat(found).numpy())
 
 
 @dataclass(frozen=True)

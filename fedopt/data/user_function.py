@@ -39,14 +39,19 @@ class UserFunction(DataSet):
     vectorised: bool = Field(False, description="whether one call gets all points of all clients at once")
     options: dict[str, Any] = Field(default_factory=dict, description="arguments by name, of the class or the function")
     start: float = Field(0.5, allow_inf_nan=False, description="value of every coordinate of the starting point")
-    lower: float | None = Field(None, description="least value of a coordinate, or null for no bound")
-    upper: float | None = Field(None, description="largest value of a coordinate, or null for no bound")
+    lower: float | None = Field(None, description="0: least value of a coordinate; null: no bound")
+    upper: float | None = Field(None, description="1: largest value of a coordinate; null: no bound")
     noise_std: float = Field(0.0, ge=0, description="standard deviation of noise added to a query")
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> UserFunction:
         if (self.lower is None) != (self.upper is None):
             raise ValueError("give both lower and upper, or neither")
+        if (self.lower, self.upper) not in ((None, None), (0.0, 1.0)):
+            raise ValueError(
+                f"bounds are 0 and 1, got {self.lower} and {self.upper}: zeroth-order clients keep iterates in the "
+                "unit cube, so scale inside the function"
+            )
         if self.lower is not None and self.upper is not None and not self.lower <= self.start <= self.upper:
             raise ValueError(f"start {self.start} lies outside [{self.lower}, {self.upper}]")
         return self

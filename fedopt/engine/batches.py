@@ -32,7 +32,8 @@ def plan_batches(
       ``min(1, B / n_i)``); sums are divided by ``denominator``, or ``q * n_i``, never by the drawn count.
 
     Args:
-        cohort: names clients and tasks; rows without examples get no steps.
+        cohort: names clients and tasks; rows without examples get no steps, or empty batches where neither
+            probability, denominator nor steps depend on them.
         client_index: examples of every client.
         batch_size: B >= 1, or ``full`` for all of a client's examples at every step.
         order: see above.
@@ -48,7 +49,9 @@ def plan_batches(
         examples = client_index.of(client)
         draw = generator(cohort.seed, "batches", client, task)
         size = len(examples) if batch_size == "full" else batch_size
-        number = count if len(examples) else 0
+        # Where nothing depends on the examples, having none must not show either: empty batches, and their noise.
+        blind = order == "poisson" and sampling_probability is not None and denominator is not None
+        number = count if len(examples) or blind else 0
         rows.append(_draw(order, sampling_probability)(draw, examples, size, number))
     plan = _pack(rows)
     if denominator is not None:

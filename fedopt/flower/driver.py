@@ -250,6 +250,8 @@ class GridDriver:
             if sent.open and (over or gone):
                 why = f"no answer within {self.pace.reply_s:g} s" if over else "its node left"
                 events += self._error(sent, why, self._now())
+            elif over and not sent.answered:
+                self.server.charge(sent.flight)
             if over:
                 del self._sent[message_id]
                 self._by_dispatch.pop(sent.dispatch.dispatch_id, None)
@@ -316,7 +318,10 @@ class GridDriver:
     def _cancel(self, dispatch_id: int) -> None:
         self.state.kept.pop(dispatch_id, None)
         if dispatch_id in self._by_dispatch:
-            self._by_dispatch[dispatch_id].open = False
+            sent = self._by_dispatch[dispatch_id]
+            sent.open = False
+            if not sent.answered:  # its reply may be on the way, and is forgotten if the server is restarted
+                self.server.charge(sent.flight)
 
     def _dispatch(self, command: Dispatch) -> None:
         node = self.federation.node_of(command.client)

@@ -91,7 +91,7 @@ class Node:
             dtype=settings.dtype,
             threads=settings.threads,
         )
-        work = protected(scenario.client, mechanism, noise if private else None)
+        work = protected(scenario.client, engine.spec, mechanism, noise if private else None)
         parts, metrics, queries = self._compute(order, engine, work, seed)
         if mechanism is not None:
             parts = self._protect(order, mechanism, parts, noise, public)

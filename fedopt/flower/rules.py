@@ -56,6 +56,11 @@ def warnings_of(scenario: Scenario) -> list[str]:
             "trust shuffle: SuperLink and ServerApp act as the shuffler; they see who sent what, and epsilon holds "
             "against everybody who sees only the released models"
         )
+    if privacy is not None and scenario.sampling.kind() == "poisson":
+        found.append(
+            "sampling poisson: epsilon holds while it stays hidden who took part; the tables rounds, updates and "
+            "clients of this run directory say it, so publish the model and privacy.json only"
+        )
     return found
 
 

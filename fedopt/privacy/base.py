@@ -146,7 +146,8 @@ class Mechanism(Settings):
     ``unit_weights`` every reply must count with weight 1; ``client_ledgers`` the guarantee is paid for inside clients'
     training; ``own_parts`` names of parts that ``on_client`` adds for the mechanism itself: their plain means over the
     expected cohort come to ``release`` and never reach the aggregator; ``paid_on_arrival`` the server sees single
-    replies, so a client pays for every reply that arrives, used or not.
+    replies, so a client pays for every reply that arrives, used or not; ``unused_is_paid`` releases are paid for as
+    a whole, and replies that reach none are paid for besides.
     """
 
     trusts: ClassVar[tuple[str, ...]] = ("central",)
@@ -156,6 +157,11 @@ class Mechanism(Settings):
     client_ledgers: ClassVar[bool] = False
     own_parts: ClassVar[tuple[str, ...]] = ()
     paid_on_arrival: ClassVar[bool] = False
+
+    @property
+    def unused_is_paid(self) -> bool:
+        """Whether a reply that no release uses was seen all the same."""
+        return False
 
     def prepared(self, scenario: Any, public: Public) -> Mechanism:
         """The mechanism with what it must know of the run (schedule, dimension); itself if that is nothing."""

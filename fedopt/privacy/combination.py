@@ -97,7 +97,7 @@ def _relation_is_possible(scenario: Scenario) -> Found:
         )
     if hidden and privacy.unit == "client":
         yield from _poisson_is_kept(scenario)
-    yield from private_durations(scenario, streaming or scenario.sampling.deadline_s is not None)
+    yield from private_durations(scenario, streaming or _times_decide(scenario))
     if streaming and privacy.max_participations is None:
         yield (
             ("privacy", "max_participations"),
@@ -110,6 +110,18 @@ def _relation_is_possible(scenario: Scenario) -> Found:
         )
 
 
+def _times_decide(scenario: Scenario) -> bool:
+    """Whether, in rounds, how long a client takes changes who is in a release or which releases there are."""
+    sampling, devices = scenario.sampling, scenario.devices
+    return (
+        sampling.deadline_s is not None
+        or sampling.over_selection > 1
+        or scenario.run.time_s is not None
+        or devices.availability.kind() != "always"
+        or devices.interrupt
+    )
+
+
 def _poisson_is_kept(scenario: Scenario) -> Found:
     privacy, steps = scenario.privacy, scenario.run.server_steps
     assert privacy is not None
@@ -120,6 +132,18 @@ def _poisson_is_kept(scenario: Scenario) -> Found:
             "makes Poisson coins depend on earlier ones, so their amplification does not hold; leave it out, or use "
             "sampling: fixed",
         )
+    hiders = {
+        ("devices", "availability"): scenario.devices.availability.kind() != "always",
+        ("devices", "interrupt"): scenario.devices.interrupt,
+        ("run", "time_s"): scenario.run.time_s is not None,
+    }
+    for path, given in hiders.items():
+        if given:
+            yield (
+                path,
+                "lets the length of a round, and so who was drawn for it, decide about later releases: amplification "
+                "by Poisson sampling does not hold; leave it out, or use sampling: fixed",
+            )
     if privacy.trust in ("local", "distributed", "shuffle"):
         yield (
             ("sampling", "kind"),
@@ -201,6 +225,13 @@ def _examples_are_protected(scenario: Scenario) -> Found:
             ("privacy", "mechanism"),
             f"client {scenario.client.kind()} clips and randomises per example, but mechanism "
             f"{privacy.mechanism.kind()} does not; use the mechanism of unit: example, or client: {{kind: sgd}}",
+        )
+    partition = getattr(scenario.data, "partition", None)
+    if privacy.unit == "example" and partition is not None and partition.kind() == "dirichlet_with_replacement":
+        yield (
+            ("data", "partition"),
+            "dirichlet_with_replacement gives copies of one example to several clients and several to one, so clients' "
+            "ledgers do not bound it; use dirichlet",
         )
     if privacy.unit == "example" and getattr(scenario.model, "norm", None) == "batch":
         yield (

@@ -46,7 +46,10 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
             {"events": [event.to_dict() for event in events], "count": count, "most_of_one_client": most}
             for events, count, most in zip(tally.events, tally.releases, tally.most, strict=True)
         ],
-        "participations": {str(client): count for client, count in sorted(state.participations.items())},
+        # Under Poisson sampling who took part must stay hidden.
+        "participations": None
+        if claim.kind == "poisson"
+        else {str(client): count for client, count in sorted(state.participations.items())},
         "assumptions": assumptions(accounting),
     }
     limits = _trade_off(accounting, tally)
@@ -83,8 +86,10 @@ def assumptions(accounting: PrivacyAccounting) -> list[str]:
     seen = {
         "central": "The server sees every contribution; the guarantee is against everybody who sees its releases.",
         "local": "Nobody is trusted: the guarantee is against the server too.",
-        "shuffle": "A trusted shuffler hides who sent what; the guarantee is against the server.",
-        "distributed": "Secure aggregation shows the server the sum only; at least the planned survivors are honest.",
+        "shuffle": "A trusted shuffler hides who sent what, and every client that is counted follows the protocol; the "
+        "guarantee is against the server.",
+        "distributed": "Secure aggregation shows the server the sum only; every client that is counted added its share "
+        "of the noise honestly.",
     }
     charge = (
         f"Every release is amplified by Poisson sampling with probability {accounting.probability:g}; the cohorts stay "
@@ -100,10 +105,15 @@ def assumptions(accounting: PrivacyAccounting) -> list[str]:
         )
     if privacy.relation != "add_or_remove_one":
         found.append("The schedule, the durations, the weights and the population are public.")
+    if privacy.trust == "local" and privacy.relation != "replace_one":
+        found.append(
+            f"The relation {privacy.relation} compares a reply with one of zeros. Local privacy between any two inputs "
+            "is relation: replace_one, and its epsilon is larger."
+        )
     if privacy.hypothetical_population is not None:
         found.append(f"HYPOTHETICAL: accounted as if there were {privacy.hypothetical_population} clients.")
     found.append(
-        "Noise comes from named seeded streams of the simulation in floating point; columns marked simulator_only and "
-        "anything else published besides the releases are not covered."
+        "Noise is made in floating point, from named seeded streams in a simulation and from the operating system in a "
+        "deployment; columns marked simulator_only and anything else published besides the releases are not covered."
     )
     return found

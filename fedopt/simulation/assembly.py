@@ -21,7 +21,7 @@ from fedopt.server import Limits, Server
 from fedopt.simulation.computation import Computation
 from fedopt.simulation.fleet import DeviceClock
 from fedopt.simulation.states import StateStore
-from fedopt.types import Count, Message, Public, Ticks
+from fedopt.types import Count, Message, ParamSpec, Public, Ticks
 
 # Expected durations are listed for methods that weight by speed; beyond this many clients that list is not built.
 LISTED_CLIENTS = 200_000
@@ -93,7 +93,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     _refuse(scenario, public)
     source = SimulatedNoise(scenario.seed) if noise is None else noise
     mechanism, affordable, warnings = _privacy(scenario, public)
-    work = protected(scenario.client, mechanism, noise)
+    work = protected(scenario.client, engine.spec, mechanism, noise)
     server = Server(
         scenario.aggregator,
         scenario.sampling,
@@ -262,15 +262,21 @@ def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:
     )
 
 
-def protected(work: ClientWork, mechanism: Mechanism | None, noise: Noise | None = None) -> ClientWork:
+def protected(work: ClientWork, spec: ParamSpec, mechanism: Mechanism | None, noise: Noise | None = None) -> ClientWork:
     """Client work that clips and randomises every example, where the mechanism asks for it.
 
     Args:
         work: of the scenario.
+        spec: of the model.
         mechanism: with its noise set, or None.
         noise: source of noise inside training; None for the simulation's seeded streams.
     """
     clipping = mechanism.example_clipping() if mechanism is not None else None
+    if clipping is not None and clipping.per_layer is not None and len(clipping.per_layer) != len(spec.names):
+        raise ValueError(
+            f"privacy.mechanism.layer_norms has {len(clipping.per_layer)} numbers, but the model has {len(spec.names)} "
+            f"parameter tensors ({', '.join(spec.names)}); give one bound for each"
+        )
     return work if clipping is None else work.protected(replace(clipping, noise=noise))
 
 

@@ -28,6 +28,7 @@ class LocalWork(NamedTuple):
 
     seeds: torch.Tensor  # shape [cohort, steps], int64: direction numbers below K
     scalars: torch.Tensor  # shape [cohort, steps], float32; 0 where the step was skipped
+    kept: torch.Tensor  # shape [cohort, steps], bool: steps that were not skipped
     models: torch.Tensor  # shape [cohort, d]: the local models, not sent
     queries: int  # evaluations per client
 
@@ -93,7 +94,7 @@ def local_training(
 
     A step with a loss that is not finite is skipped.
     """
-    models, kept = theta.repeat(len(seeds), 1), []
+    models, sent, kept = theta.repeat(len(seeds), 1), [], []
     streams = [candidates] * len(seeds)
     for step, numbers in enumerate(seeds.T.tolist()):
         scalars = own_scalars(models, streams, radius, losses_at(step), numbers)
@@ -101,12 +102,13 @@ def local_training(
         if loss_clip > 0:
             skip |= scalars.abs() * (2 * radius) > loss_clip
         scalars = scalars.masked_fill(skip, 0.0)
-        kept.append(scalars)
+        sent.append(scalars)
+        kept.append(~skip)
         for model, number, scalar in zip(models, numbers, scalars.tolist(), strict=True):
             if weight_decay:
                 model.mul_(1 - step_size * weight_decay)
             apply_(model, candidates.kind, [Record(0, candidates.key, (scalar,), step_size, number)])
-    return LocalWork(seeds, torch.stack(kept, dim=1), models, 2 * seeds.shape[1])
+    return LocalWork(seeds, torch.stack(sent, dim=1), torch.stack(kept, dim=1), models, 2 * seeds.shape[1])
 
 
 def accumulate(accumulated: torch.Tensor, work: LocalWork, weights: torch.Tensor) -> torch.Tensor:
@@ -121,11 +123,11 @@ def pro_start(count: int) -> ProHistory:
 
 
 def pro_update(history: ProHistory, work: LocalWork) -> ProHistory:
-    """History with the cohort's scalars added, clipped to 1000 in size."""
+    """History with the cohort's scalars added, clipped to 1000 in size; skipped steps measured nothing."""
     size = work.scalars.double().abs().clamp(max=_PRO_CLIP).flatten()
     seeds = work.seeds.flatten()
     return ProHistory(
-        history.totals.index_add(0, seeds, size), history.counts.index_add(0, seeds, torch.ones_like(size))
+        history.totals.index_add(0, seeds, size), history.counts.index_add(0, seeds, work.kept.flatten().to(size))
     )
 
 

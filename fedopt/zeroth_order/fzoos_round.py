@@ -68,6 +68,7 @@ def local_phase(
     keys: Sequence[int],
     round_number: int = 1,
     global_gradient: GlobalGradient | None = None,
+    num_clients: int | None = None,
 ) -> LocalPhase:
     """T local steps of every client.
 
@@ -82,6 +83,7 @@ def local_phase(
         keys: from `round_keys`.
         round_number: r = 1, 2, ...; matters to the ``bound_minimiser`` only.
         global_gradient: true gradient of the average, ``[cohort, d]`` to ``[cohort, d]``: for the oracle only.
+        num_clients: N of the federation, for the ``bound_minimiser`` only; the cohort's size by default.
 
     Guarantees: asks for ``1 + T + active_queries * (T - 1)`` values per client (``* T`` with
     ``query_after_last_step``).
@@ -97,7 +99,9 @@ def local_phase(
         if difference is not None and maps is not None:
             correction = random_features.gradient(maps, points, difference)
             past_steps = (round_number - 1) * settings.local_steps
-            gamma = correction_length(settings, turn, past_steps, gradient, correction, points, global_gradient)
+            gamma = correction_length(
+                settings, turn, past_steps, gradient, correction, points, global_gradient, num_clients
+            )
             gammas.append(gamma)
             gradient = gradient + gamma[:, None] * correction
         state, displacement = optimizers.step(settings.optimizer, state, gradient)
@@ -155,6 +159,7 @@ def correction_length(
     correction: torch.Tensor,
     points: torch.Tensor,
     global_gradient: GlobalGradient | None = None,
+    num_clients: int | None = None,
 ) -> torch.Tensor:
     """gamma ``[cohort]`` of local step ``turn`` = 1..T.
 
@@ -170,7 +175,7 @@ def correction_length(
     if rule.rule == "constant":
         return ones * rule.value
     if rule.rule == "bound_minimiser":
-        return ones * bound_minimiser(settings, points.shape[1], len(points), past_steps)
+        return ones * bound_minimiser(settings, points.shape[1], num_clients or len(points), past_steps)
     if global_gradient is None:
         raise ValueError("gamma rule oracle needs the true global gradient; use it only where the problem has one")
     return oracle_length(gradient, correction, global_gradient(points))

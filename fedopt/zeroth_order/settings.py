@@ -38,7 +38,7 @@ class GammaRule(Section):
     heterogeneity: float = Field(1.0, ge=0, description="bound_minimiser: G, mean squared gradient dissimilarity")
     contraction: float = Field(1.0, gt=0, le=1, description="bound_minimiser: rho, decay of the uncertainty per step")
     confidence: float = Field(
-        0.05, gt=0, lt=1, description="bound_minimiser: delta in omega = d + 2(sqrt d + 1) ln 1/d"
+        0.05, gt=0, lt=1, description="bound_minimiser: delta in omega = d + 2(sqrt d + 1) ln 1/delta"
     )
     feature_error: float | None = Field(
         None, ge=0, description="bound_minimiser: error of the random features; default 1 / number of features"

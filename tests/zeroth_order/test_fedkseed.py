@@ -77,7 +77,7 @@ def test_pro_prefers_seeds_with_large_scalars():
     history = fedkseed.pro_start(3)
     torch.testing.assert_close(fedkseed.pro_probabilities(history), torch.full((3,), 1 / 3, dtype=torch.float64))
     seeds, scalars = torch.tensor([[0, 1]]), torch.tensor([[5000.0, -4.0]])
-    history = fedkseed.pro_update(history, fedkseed.LocalWork(seeds, scalars, torch.zeros(1, 1), 0))
+    history = fedkseed.pro_update(history, fedkseed.LocalWork(seeds, scalars, scalars != 0, torch.zeros(1, 1), 0))
     # Means 1000/2, 4/2, 0: min-max scaled 1, 0.004, 0.
     expected = torch.softmax(torch.tensor([1.0, 0.004, 0.0], dtype=torch.float64), 0)
     torch.testing.assert_close(fedkseed.pro_probabilities(history), expected, rtol=1e-6, atol=1e-9)

@@ -64,7 +64,7 @@ class AdaptiveGaussian(Mechanism):
     count_noise: float | None = Field(
         None,
         gt=0,
-        description="std sigma_b of the noise on the count, replies; null: a twentieth of the expected cohort",
+        description="std sigma_b of the noise on the count; null: a twentieth of the expected cohort, at least z",
     )
 
     own_parts = (INDICATOR,)
@@ -116,8 +116,7 @@ class AdaptiveGaussian(Mechanism):
         """
         z = self._multiplier()
         if self.count_noise is None:
-            usual = public.expected_cohort / 20
-            return usual if 2 * usual > z else z
+            return max(public.expected_cohort / 20, z)  # never so close to z / 2 that the update drowns
         if 2 * self.count_noise <= z:
             raise ValueError(f"count_noise must be > noise_multiplier / 2 = {z / 2:g}, got {self.count_noise:g}")
         return self.count_noise

@@ -88,6 +88,11 @@ class Diff2(Mechanism):
             found += (
                 "diff2 needs aggregator: {kind: diff2}, client: {kind: gradient_difference} and sampling: {kind: all}",
             )
+        if scenario.privacy.relation == "add_or_remove_one":
+            found += (
+                "diff2 divides by the clients' numbers of examples, which adding or removing one changes; use "
+                "relation: replace_one or zero_out_one",
+            )
         if "num_examples" not in getattr(scenario.data, "public", ()):
             found += ("diff2 divides by the clients' numbers of examples; declare data.public: [num_examples]",)
         return found
@@ -97,6 +102,11 @@ class Diff2(Mechanism):
         from fedopt.engine.base import ExampleClipping
 
         return ExampleClipping(self.clipping_norm, 0.0, difference_clipping_norm=self.difference_clipping_norm)
+
+    @property
+    def unused_is_paid(self) -> bool:
+        """Under local noise the server sees single replies."""
+        return self.noise == "local"
 
     def init(self, dimension: int, public: Public) -> State:
         """Nothing to keep."""
@@ -111,7 +121,8 @@ class Diff2(Mechanism):
         if public.num_examples is None:
             raise ValueError("diff2 needs the numbers of examples; declare data.public: [num_examples]")
         norm = self.clipping_norm if part == GRADIENT else self.difference_clipping_norm
-        return Bound(norm / max(1, int(public.num_examples.min())))
+        sizes = public.num_examples[public.num_examples > 0]  # a client without examples sends zeros
+        return Bound(norm / int(sizes.min()) if len(sizes) else 0.0)
 
     def multiplier(self, part: str) -> float:
         """Noise multiplier of a part."""

@@ -37,6 +37,7 @@ LADDERS = {"F-0": 0, "F-80": 80}
 LEARNING_RATES = {name: (0.001, 0.003, 0.01, 0.03, 0.1) for name in METHODS}
 LEARNING_RATES["Async"] = (0.00001, 0.00003, 0.0001, 0.0003, 0.001)
 TUNING_SEED, SEEDS = 1000, (0, 1, 2, 3, 4)
+HORIZON_S = 20.0  # as in base.yaml
 
 
 def halves(data: FederatedData) -> tuple[FederatedData, FederatedData]:
@@ -64,7 +65,7 @@ def one_run(
     run = fedopt.simulate(scenario, out=out, data=data)
     found = run.rounds.dropna(subset=["test_loss"])[["time_s", "test_loss", "test_accuracy"]]
     last = pd.DataFrame(
-        [{"time_s": 40.0, "test_loss": run.summary["final_test_loss"], "test_accuracy": run.summary["final_metric"]}]
+        [{"time_s": HORIZON_S, "test_loss": run.summary["final_test_loss"], "test_accuracy": run.summary["final_metric"]}]
     )
     if run.summary["status"] == "diverged":
         last = last.assign(test_loss=np.inf, test_accuracy=0.0)
@@ -117,7 +118,7 @@ def tune(method: str, ladder: int, out: Path) -> tuple[float, dict[str, float]]:
 
 def report(rows: pd.DataFrame, tuned: pd.DataFrame) -> str:
     """Final loss and accuracy per method, and paired differences against FedAvg and Async."""
-    final = rows[rows.time_s == 40.0].groupby(["ladder", "method", "seed"], sort=False).last().reset_index()
+    final = rows[rows.time_s == HORIZON_S].groupby(["ladder", "method", "seed"], sort=False).last().reset_index()
     lines = ["# FedFix against FedAvg, Async and FedBuff at equal time", ""]
     for name, ladder in LADDERS.items():
         lines += [f"## {name}", "", "| method | lr | test loss | accuracy | loss vs FedAvg | loss vs Async |"]
