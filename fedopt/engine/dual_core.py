@@ -19,7 +19,7 @@ from fedopt.engine.pieces import DensePiece, DualPiece, Piece
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.tasks import Chunk
 
-ROUNDING = 2e-6  # relative error of a float32 sum of a few hundred products
+ROUNDING = 5e-7  # relative error of a float32 sum of a few hundred products
 
 
 class DualLayer(ABC):

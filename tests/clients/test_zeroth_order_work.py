@@ -276,6 +276,51 @@ def test_one_byte_and_feedsign_bytes():
     assert {row["downlink_bytes"] for row in votes.updates[N:]} == {1}
 
 
+def test_cut_short_tasks_send_ask_and_count_less():
+    run = Quick(
+        SPSA, {"kind": "one_byte", "count": 4, "step_size": 0.01}, steps=2,
+        devices={"work": {"kind": "fixed_fraction", "low": 0.5, "high": 0.5}},
+    )  # fmt: skip
+    assert {(row["queries"], row["uplink_bytes"]) for row in run.updates} == {(4, 2)}
+    assert all(len(record.scalars) == 2 for record in run.state.records)
+    whole = Quick(SPSA, {"kind": "one_byte", "count": 2, "step_size": 0.01}, steps=1)
+    assert torch.equal(whole.params, replay_first_step(run))
+
+
+def replay_first_step(run: Quick) -> torch.Tensor:
+    """The model after the first step of a scalar method."""
+    from fedopt.zeroth_order.seed_log import apply_
+
+    first = [record for record in run.state.records if record.step == 0]
+    return apply_(run.start.clone(), "rademacher", first)
+
+
+@pytest.mark.parametrize("directions", ["sphere", "coordinate", "rademacher"])
+@pytest.mark.parametrize("kind", ["decomfl", "one_byte"])
+def test_steps_estimate_the_gradient_whatever_the_length_of_directions(directions, kind):
+    """With very many directions one step is the gradient's, also where they have length 1 instead of sqrt(d)."""
+    count = {"perturbations": 4000} if kind == "decomfl" else {"count": 4000}
+    data = {**QUADRATICS, "clients": 1}
+    run = Quick(SPSA, {"kind": kind, "step_size": 1.0, "directions": directions, **count}, steps=1, data=data)
+    objective = run.parts.data.objective
+    gradient = objective.gradients([0], run.start.double()[None])[0]
+    moved = (run.start - run.params).double()
+    assert float(moved @ gradient) / float(gradient @ gradient) == pytest.approx(1.0, abs=0.15)
+
+
+def test_what_has_no_slope_has_no_forward_gradient():
+    data = {"kind": "model_metric", "train_steps": 5, "hidden": [2]}
+    with pytest.raises(ValueError, match="gives values only; use scheme: central"):
+        Quick({**SPSA, "scheme": "jvp"}, COMFL, steps=1, data=data)
+
+
+def test_the_bound_minimiser_does_not_depend_on_the_batch_of_clients():
+    client = {**FZOOS, "gamma": {"rule": "bound_minimiser"}}
+    together = Quick(client, TWO, steps=4)
+    alone = Quick(client, TWO, steps=4, engine={"device": "cpu", "threads": 1, "chunk": 1})
+    assert torch.allclose(together.params, alone.params, atol=1e-5)
+
+
 def test_joining_takes_the_weights_where_the_log_is_longer():
     aggregator = {"kind": "one_byte", "count": 30, "step_size": 0.01}
     by_log = Quick(SPSA, {**aggregator, "join": "log"}, steps=2).updates[N]["downlink_bytes"]

@@ -61,6 +61,8 @@ def test_user_function_refusals():
         UserFunction(function=f"{HERE}:worded", dimension=3).load(0).objective.values([0], torch.zeros(1, 1, 3))
     with pytest.raises(ValueError, match="both lower and upper"):
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=0.0)
+    with pytest.raises(ValueError, match="bounds are 0 and 1, got -1.0 and 1.0"):
+        UserFunction(function=f"{HERE}:bowl", dimension=3, lower=-1.0, upper=1.0)
 
 
 @pytest.mark.parametrize("metric", ["precision", "recall", "f1", "jaccard"])
@@ -110,5 +112,12 @@ def test_image_attack_is_a_margin_of_the_clients_own_models():
     others[:, objective.label] = -torch.inf
     assert torch.allclose(values[:, 0].float(), logits[:, objective.label] - others.amax(1), atol=1e-5)
     assert objective.perturbed(torch.ones(64)).max() <= 1.0
-    with pytest.raises(ValueError, match="usable images"):
+    with pytest.raises(ValueError, match="not broken at the start"):
         settings.model_copy(update={"image": 10_000}).load(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["centre", "corner"])
+def test_default_models_leave_images_that_are_not_broken_at_the_start(start):
+    objective = ImageAttack(start=start).load(0).objective
+    assert objective.value(objective.initial(0)) >= 0

@@ -12,6 +12,9 @@ from scenarios import mapping
 
 CENTRAL: dict[str, Any] = {"mechanism": {"kind": "gaussian", "noise_multiplier": 1.0}}
 
+POISSON: dict[str, Any] = {"kind": "poisson", "cohort_size": 3}
+BY_WORK: dict[str, Any] = {"compute": {"kind": "work"}}
+
 
 def private(changes: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
     return mapping(privacy={**CENTRAL, **(changes or {})}, **top)
@@ -140,6 +143,44 @@ def test_a_sound_combination_is_accepted():
             ),
             ["add_or_remove_one does not apply", "public number of participants"],
         ),
+        (
+            private(sampling={"kind": "fixed", "cohort_size": 4, "over_selection": 1.5}, devices=BY_WORK),
+            ["devices.compute: a client's duration depends on its private number of examples"],
+        ),
+        (
+            private(run={"server_steps": 3, "time_s": 9.0}, devices=BY_WORK),
+            ["devices.compute: a client's duration depends on its private number of examples"],
+        ),
+        (
+            private(sampling=POISSON, devices={"availability": {"kind": "markov"}}),
+            ["devices.availability: lets the length of a round", "use sampling: fixed"],
+        ),
+        (
+            private(sampling=POISSON, run={"server_steps": 3, "time_s": 9.0}),
+            ["run.time_s: lets the length of a round"],
+        ),
+        (
+            private(aggregator={"kind": "gradient_correction"}, client={"kind": "finite_difference"}),
+            ["gradient_correction has no privacy analysis", "asks the same clients twice"],
+        ),
+        (
+            private(
+                {"unit": "example", "relation": "add_or_remove_one", "mechanism": {"kind": "diff2"}},
+                aggregator={"kind": "diff2"},
+                client={"kind": "gradient_difference"},
+                sampling={"kind": "all"},
+                data__public=["num_examples"],
+            ),
+            ["diff2 divides by the clients' numbers of examples", "replace_one or zero_out_one"],
+        ),
+        (
+            private(
+                {"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}},
+                client={"kind": "dp_sgd", "sampling_probability": 0.1, "steps": 1},
+                data__partition={"kind": "dirichlet_with_replacement", "examples_per_client": 20},
+            ),
+            ["data.partition: dirichlet_with_replacement gives copies of one example", "use dirichlet"],
+        ),
     ],
 )
 def test_what_nobody_can_bound_is_refused_with_a_remedy(body, words):
@@ -177,3 +218,17 @@ def test_checks_do_not_import_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+
+
+def test_one_bound_for_every_tensor_of_the_model():
+    from fedopt.simulation.assembly import assemble
+
+    body = private(
+        {"unit": "example", "mechanism": {
+            "kind": "dp_sgd", "noise_multiplier": 1.0, "clipping": "per_layer", "layer_norms": [1.0]}},
+        client={"kind": "dp_sgd", "sampling_probability": 0.1, "steps": 1},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="layer_norms has 1 numbers, but the model has 2 parameter tensors"):
+        assemble(from_mapping(body))
+    body["privacy"]["mechanism"]["layer_norms"] = [1.0, 0.5]
+    assemble(from_mapping(body))

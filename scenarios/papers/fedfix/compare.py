@@ -65,7 +65,13 @@ def one_run(
     run = fedopt.simulate(scenario, out=out, data=data)
     found = run.rounds.dropna(subset=["test_loss"])[["time_s", "test_loss", "test_accuracy"]]
     last = pd.DataFrame(
-        [{"time_s": HORIZON_S, "test_loss": run.summary["final_test_loss"], "test_accuracy": run.summary["final_metric"]}]
+        [
+            {
+                "time_s": HORIZON_S,
+                "test_loss": run.summary["final_test_loss"],
+                "test_accuracy": run.summary["final_metric"],
+            }
+        ]
     )
     if run.summary["status"] == "diverged":
         last = last.assign(test_loss=np.inf, test_accuracy=0.0)
@@ -136,7 +142,11 @@ def report(rows: pd.DataFrame, tuned: pd.DataFrame) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["Mean ± standard deviation over five seeds; differences: mean and paired 95 % t interval (5 seeds).", ""]
-    lines += ["## Tuning (validation loss)", "", tuned.to_csv(index=False).replace(",", " | ")]
+    lines += ["## Tuning (validation loss by learning rate)", "", "| ladder | method | losses |", "|---|---|---|"]
+    for _, row in tuned.iterrows():
+        found = {float(name[5:]): row[name] for name in tuned if name.startswith("loss@") and not np.isnan(row[name])}
+        cells = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in sorted(found.items()))
+        lines.append(f"| {row.ladder} | {row.method} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
@@ -166,12 +176,14 @@ def figure(rows: pd.DataFrame, path: Path) -> None:
             mine["time_s"] = mine.time_s.round(6)
             band = mine.groupby("time_s").test_loss.agg(["mean", "std"])
             axis.plot(band.index, band["mean"], label=method)
-            axis.fill_between(band.index, band["mean"] - band["std"], band["mean"] + band["std"], alpha=0.15)
-        axis.set(title=name, xlabel="virtual time (slowest task = 1)")
+            half = 2.776 * band["std"] / np.sqrt(len(SEEDS))  # 95 % t interval of five seeds
+            axis.fill_between(band.index, band["mean"] - half, band["mean"] + half, alpha=0.15)
+        axis.set(title=name, xlabel="virtual time (slowest task = 1)", ylim=(0.8, 3.0))
     axes[0].set(ylabel="test loss")
     axes[1].legend()
     panels.tight_layout()
     panels.savefig(path)
+    plt.close(panels)
 
 
 if __name__ == "__main__":
