@@ -161,7 +161,7 @@ def test_a_sound_combination_is_accepted():
         ),
         (
             private(aggregator={"kind": "gradient_correction"}, client={"kind": "finite_difference"}),
-            ["gradient_correction has no privacy analysis", "asks the same clients twice"],
+            ["gradient_correction has no privacy analysis", "ask the same clients twice"],
         ),
         (
             private(

@@ -20,13 +20,17 @@ from equal_epsilon import compare, folder, test_metrics, write  # noqa: E402
 from fedopt.clients.gradient_difference import example_gradients  # noqa: E402
 from fedopt.simulation.assembly import Parts  # noqa: E402
 
-RATES = (1.0, 3.0)
+RATES = (0.3, 1.0)
 METHODS = {"DP-GD": {"aggregator.restart_every": 1}, "DIFF2": {}}
 GRIDS = {
     "DP-GD": [
         {"aggregator.server_lr": lr, "privacy.mechanism.clipping_norm": norm} for lr in RATES for norm in (1.0, 3.0)
     ],
-    "DIFF2": [{"aggregator.server_lr": lr, "aggregator.restart_every": every} for lr in RATES for every in (10, 20)],
+    "DIFF2": [
+        {"aggregator.server_lr": lr, "privacy.mechanism.difference_clipping_norm": norm}
+        for lr in RATES
+        for norm in (3.0, 10.0)
+    ],
 }
 
 
