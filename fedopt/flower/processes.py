@@ -22,7 +22,7 @@ from typing import Any
 from fedopt.flower import warm, watchdog
 
 LOOPBACK = "127.0.0.1"
-START_S = 90.0
+START_S = 240.0
 
 
 class FlowerProcessError(RuntimeError):

@@ -16,7 +16,7 @@ from fedopt.flower.export import export_app, package_name
 from fedopt.flower.processes import LocalFederation
 from fedopt.scenario import Scenario
 
-PATIENT: dict[str, Any] = {"poll-s": 0.2, "wait-s": 240.0, "reply-s": 240.0, "replay": False}
+PATIENT: dict[str, Any] = {"poll-s": 0.2, "wait-s": 480.0, "reply-s": 240.0, "replay": False}
 
 _FAULTY = '''\
 """A client that misbehaves."""
