@@ -61,7 +61,7 @@ def test_user_function_refusals():
         UserFunction(function=f"{HERE}:worded", dimension=3).load(0).objective.values([0], torch.zeros(1, 1, 3))
     with pytest.raises(ValueError, match="both lower and upper"):
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=0.0)
-    with pytest.raises(ValueError, match="bounds are 0 and 1, got -1.0 and 1.0"):
+    with pytest.raises(ValueError, match=r"bounds are 0 and 1, got -1\.0 and 1\.0"):
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=-1.0, upper=1.0)
 
 
