@@ -128,15 +128,21 @@ class _Selectable:
         self._idle_until_step = exchange.pacing == "stream" and exchange.restart == "at_step"
 
     def is_ready(self, clients: np.ndarray) -> np.ndarray:
-        mask = np.asarray(self._ready.is_ready(clients), dtype=bool).copy()
-        for position in np.flatnonzero(mask):
-            client = int(clients[position])
-            idle = self._idle_until_step and self._waiting[client] > 0
-            # The budget is asked at every step for one more reply of each: nobody pays twice in between.
-            waits = client in self._state.paid_since_step
-            if client in self._state.busy or idle or waits or self._used_up(client):
-                mask[position] = False
-        return mask
+        mask = np.asarray(self._ready.is_ready(clients), dtype=bool)
+        barred = self._barred()
+        return mask & ~np.isin(clients, barred) if len(barred) else mask.copy()
+
+    def _barred(self) -> np.ndarray:
+        """Clients that may not start now, ascending; among those that ever took part, not the whole population."""
+        state = self._state
+        # The budget is asked at every step for one more reply of each: nobody pays twice in between.
+        barred = set(state.busy) | state.paid_since_step
+        if self._idle_until_step:
+            barred.update(self._waiting)
+        if self._limit is not None:
+            known = state.participations.keys() | self._waiting.keys() | state.paid.keys()
+            barred.update(client for client in known if self._used_up(client))
+        return np.array(sorted(barred), dtype=np.int64)
 
     def _used_up(self, client: int) -> bool:
         """Whether the client's contributions, released and waiting or paid for and rejected, reach the limit."""

@@ -133,3 +133,20 @@ def test_empty_poisson_batches_still_decay_and_get_noise(tiny):
         expected = engine.initial_parameters() * (0.9**2 - 1.0)
         torch.testing.assert_close(result.updates.rows()[0], expected, rtol=1e-5, atol=1e-7)
         assert torch.isnan(result.losses).all()
+
+
+def test_having_no_examples_does_not_show_where_nothing_may_depend_on_them(tiny):
+    """Fixed probability, denominator and steps: a client without examples makes its steps, with their noise."""
+    found = {}
+    for formulation in ("loop", "vmap", "batched", "dual"):
+        engine = tiny.engine(formulation, data=tiny.data(sizes=(0, 3)))
+        cohort = tiny.cohort(engine, (2,), clients=(0,))
+        plan = engine.plan_batches(cohort, 4, "poisson", sampling_probability=0.5, denominator=4.0)
+        assert plan.steps.tolist() == [2] and plan.counts.tolist() == [[0, 0]]
+        rule = LocalRule(torch.full((1, 2), 0.5), example_clipping=ExampleClipping(0.5, 0.2))
+        found[formulation] = engine.train(cohort, rule, plan).updates.rows()[0]
+        size = float(found[formulation].std())
+        assert 0.5 < size / (0.5 * 0.2 / 4.0 * 2**0.5) < 1.5  # two steps of rate 0.5, noise 0.2 over 4
+        torch.testing.assert_close(found[formulation], found["loop"], rtol=1e-4, atol=1e-6)
+    blind = tiny.engine(data=tiny.data(sizes=(0, 3)))
+    assert blind.plan_batches(tiny.cohort(blind, (2,), clients=(0,)), 4, "poisson").steps.tolist() == [0]
