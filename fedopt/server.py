@@ -128,21 +128,24 @@ class _Selectable:
         self._idle_until_step = exchange.pacing == "stream" and exchange.restart == "at_step"
 
     def is_ready(self, clients: np.ndarray) -> np.ndarray:
-        mask = np.asarray(self._ready.is_ready(clients), dtype=bool)
-        barred = self._barred()
-        return mask & ~np.isin(clients, barred) if len(barred) else mask.copy()
-
-    def _barred(self) -> np.ndarray:
-        """Clients that may not start now, ascending; among those that ever took part, not the whole population."""
+        mask = np.array(self._ready.is_ready(clients), dtype=bool)
         state = self._state
+        known: tuple[Collection[int], ...] = (
+            state.busy, state.paid_since_step, self._waiting, state.participations, state.paid
+        )  # fmt: skip
+        if len(clients) <= sum(map(len, known)):
+            for position in np.flatnonzero(mask):
+                mask[position] = not self._is_barred(int(clients[position]))
+            return mask
+        # Of a large population only those that ever took part can be barred.
+        barred = [client for client in set().union(*known) if self._is_barred(client)]
+        return mask & ~np.isin(clients, barred) if barred else mask
+
+    def _is_barred(self, client: int) -> bool:
+        state = self._state
+        idle = self._idle_until_step and self._waiting[client] > 0
         # The budget is asked at every step for one more reply of each: nobody pays twice in between.
-        barred = set(state.busy) | state.paid_since_step
-        if self._idle_until_step:
-            barred.update(self._waiting)
-        if self._limit is not None:
-            known = state.participations.keys() | self._waiting.keys() | state.paid.keys()
-            barred.update(client for client in known if self._used_up(client))
-        return np.array(sorted(barred), dtype=np.int64)
+        return client in state.busy or idle or client in state.paid_since_step or self._used_up(client)
 
     def _used_up(self, client: int) -> bool:
         """Whether the client's contributions, released and waiting or paid for and rejected, reach the limit."""
