@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """Print the hash of the replayed model and whether it is the run's; 0 if it is."""
     import json
 
-    from fedopt.simulation.session import model_hash
+    from fedopt.simulation.summary import model_hash
 
     if len(arguments) != 1:
         print("usage: python -m fedopt.replay RUN_DIRECTORY", file=sys.stderr)

@@ -15,7 +15,7 @@ from fedopt.flower.wire import Form, WireError, facts_of, tensors_of
 from fedopt.privacy.base import ClientContext
 from fedopt.protocol import Collect, Collected, Dispatch
 from fedopt.simulation.assembly import Parts
-from fedopt.simulation.computation import UNBOUNDED, Replies, _Part, _totals
+from fedopt.simulation.replies import UNBOUNDED, Part, Replies, totals_of
 from fedopt.simulation.states import StateStore
 from fedopt.types import Ticks
 
@@ -142,9 +142,9 @@ def collect(run: Parts, kept: dict[int, Received], command: Collect, time: Ticks
         raise ValueError(f"{mechanism.kind()} needs every reply to count with weight 1; use weights: uniform")
     batches = _batches([replies[m.dispatch_id].parts for m in metas], run.engine.device)
     own = mechanism.own_parts if mechanism is not None else ()
-    totals = _totals(batches, list(weights), own)
+    totals = totals_of(batches, list(weights), own)
     parts = {
-        name: _Part(batch, (1.0,) * len(weights) if name in own else weights, totals[name])
+        name: Part(batch, (1.0,) * len(weights) if name in own else weights, totals[name])
         for name, batch in batches.items()
     }
     queries = sum(r.queries for r in replies.values())

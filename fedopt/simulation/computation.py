@@ -6,94 +6,19 @@ that is in flight and not yet computed is trained together, also across model ve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fedopt.clients.base import ClientWork, stack_states
-from fedopt.engine.base import Cohort, ConcatUpdates, UpdateBatch
+from fedopt.engine.base import Cohort, UpdateBatch
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.protocol import Collect, Collected, Dispatch
+from fedopt.simulation.pending import Computed, Pending, restored, storable
+from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, totals_of
 from fedopt.simulation.states import StateStore
-from fedopt.types import Bound, Public, ReplyMeta, Ticks
-
-UNBOUNDED = Bound(float("inf"))
-
-
-@dataclass
-class Pending:
-    """A dispatched task, computed or not."""
-
-    dispatch: Dispatch
-    arrives: tuple[Ticks, int]  # when (and in which order) its reply will be at the server
-    state: dict[str, torch.Tensor] | None
-    reply: Computed | None = None
-
-
-@dataclass(frozen=True)
-class Computed:
-    """One row of a computed batch."""
-
-    parts: dict[str, UpdateBatch]
-    row: int
-    state: dict[str, torch.Tensor] | None
-    metrics: dict[str, float]
-    queries: int
-
-
-class _Part:
-    """One named part of the surviving replies, with the sum for the admitted weights already made."""
-
-    def __init__(self, batch: UpdateBatch | None, weights: tuple[float, ...], total: torch.Tensor | None):
-        self._batch, self._weights, self._total = batch, weights, total
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def _kept(self) -> UpdateBatch:
-        if self._batch is None:
-            raise ValueError(
-                "this aggregator needs every client's update at once, but the cohort was reduced in a stream because "
-                "its updates do not fit engine.memory_gib; raise it, or use a smaller cohort or a mean"
-            )
-        return self._batch
-
-    def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
-        if self._total is not None and tuple(weights.tolist()) == self._weights:
-            return self._total
-        return self._kept().weighted_sum(weights)
-
-    def norms(self) -> torch.Tensor:
-        return self._kept().norms()
-
-    def scaled(self, factors: torch.Tensor) -> UpdateBatch:
-        return self._kept().scaled(factors)
-
-    def take(self, index: Any) -> UpdateBatch:
-        return self._kept().take(index)
-
-    def rows(self) -> torch.Tensor:
-        return self._kept().rows()
-
-
-@dataclass(frozen=True)
-class Replies:
-    """Surviving replies, as a method's ``reduce`` sees them (a ``ReplyBatch``)."""
-
-    metas: tuple[ReplyMeta, ...]
-    weights: tuple[float, ...]
-    parts: dict[str, _Part]
-    bound_of: Callable[[str], Bound]
-
-    def part(self, name: str = "update") -> UpdateBatch:
-        """The named part."""
-        return self.parts[name]
-
-    def bound(self, name: str = "update") -> Bound:
-        """Bound of one client's contribution."""
-        return self.bound_of(name)
+from fedopt.types import Bound, Public, Ticks
 
 
 class Computation:
@@ -151,27 +76,12 @@ class Computation:
             self.uncollected[self.pending[dispatch_id].dispatch.client] = dispatch_id
 
     def storable(self) -> dict[str, Any]:
-        """Everything a checkpoint needs; rows of one computed batch stay together, since that decides the bits."""
-        batches: dict[int, int] = {}
-        stored: list[dict[str, UpdateBatch]] = []
-        rows = {}
-        for i, task in self.pending.items():
-            reply = task.reply
-            if reply is not None:
-                marker = id(next(iter(reply.parts.values())))
-                if marker not in batches:
-                    batches[marker] = len(stored)
-                    stored.append(reply.parts)
-                rows[i] = (batches[marker], reply.row, reply.state, reply.metrics, reply.queries)
-        tasks = {i: (t.dispatch, t.arrives, t.state) for i, t in self.pending.items()}
-        return {"batches": stored, "rows": rows, "tasks": tasks, "uncollected": self.uncollected}
+        """Everything a checkpoint needs."""
+        return {**storable(self.pending), "uncollected": self.uncollected}
 
     def restore(self, stored: dict[str, Any]) -> None:
         """Take over what ``storable`` returned."""
-        self.pending = {i: Pending(*task) for i, task in stored["tasks"].items()}
-        for i, (batch, row, state, metrics, queries) in stored["rows"].items():
-            self.pending[i].reply = Computed(stored["batches"][batch], row, state, metrics, queries)
-        self.uncollected = stored["uncollected"]
+        self.pending, self.uncollected = restored(stored), stored["uncollected"]
 
     def collect(
         self, command: Collect, time: Ticks, step: int, mechanism_state: Any
@@ -182,7 +92,7 @@ class Computation:
         waiting = [i for i in ids if self.pending[i].reply is None]
         stream = len(waiting) > self.chunk and len(ids) * self._row_bytes() > self.memory_bytes
         blocks = [waiting[i : i + self.chunk] for i in range(0, len(waiting), self.chunk)] if stream else [ids]
-        gathered = _Gathered()
+        gathered = Gathered()
         for block in blocks:
             self._compute(block, look_ahead=not stream)
             self._gather(block, weights, step, mechanism_state, gathered, keep=not stream)
@@ -275,7 +185,7 @@ class Computation:
     # ---- gathering ---------------------------------------------------------------------------------------------
 
     def _gather(
-        self, ids: list[int], weights: dict[int, float], step: int, state: Any, into: _Gathered, keep: bool
+        self, ids: list[int], weights: dict[int, float], step: int, state: Any, into: Gathered, keep: bool
     ) -> None:
         """Clip and randomise on the client, drop what is not finite, add up."""
         for piece in self._pieces(ids):
@@ -328,14 +238,14 @@ class Computation:
             result = self.mechanism.on_client(parts, context, state)
             parts = dict(result.parts)
             metrics |= {name: values.tolist() for name, values in result.metrics.items()}
-            totals = _totals(parts, [weights[i] for i in ids], self.mechanism.own_parts)
+            totals = totals_of(parts, [weights[i] for i in ids], self.mechanism.own_parts)
             return parts, ids, totals, metrics, failed
-        totals = _totals(parts, [weights[i] for i in ids])
+        totals = totals_of(parts, [weights[i] for i in ids])
         failed = {}
         if not all(bool(torch.isfinite(t).all()) for t in totals.values()):
             good, failed = self._finite(parts, ids, always=True)
             parts, ids, metrics = _keep(parts, ids, metrics, good)
-            totals = _totals(parts, [weights[i] for i in ids]) if ids else {}
+            totals = totals_of(parts, [weights[i] for i in ids]) if ids else {}
         return parts, ids, totals, metrics, failed
 
     def _finite(self, parts: dict[str, UpdateBatch], ids: list[int], always: bool) -> tuple[list[int], dict[int, str]]:
@@ -359,54 +269,3 @@ def _keep(
         [ids[row] for row in good],
         {name: [values[row] for row in good] for name, values in metrics.items()},
     )
-
-
-def _totals(
-    parts: dict[str, UpdateBatch], weights: list[float], unweighted: Collection[str] = ()
-) -> dict[str, torch.Tensor]:
-    vector = torch.tensor(weights, dtype=torch.float64)
-    ones = torch.ones_like(vector)
-    return {name: batch.weighted_sum(ones if name in unweighted else vector) for name, batch in parts.items()}
-
-
-class _Gathered:
-    """What the pieces of a cohort add up to."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, torch.Tensor] = {}
-        self.pieces: dict[str, list[UpdateBatch]] = {}
-        self.kept = True
-        self.metrics: dict[str, list[float]] = {}
-        self.failed: dict[int, str] = {}
-
-    def add(
-        self,
-        parts: dict[str, UpdateBatch],
-        ids: list[int],
-        totals: dict[str, torch.Tensor],
-        metrics: dict[str, list[float]],
-        failed: dict[int, str],
-        keep: bool,
-    ) -> None:
-        self.failed |= failed
-        self.kept = self.kept and keep
-        if not ids:
-            return
-        for name, total in totals.items():
-            self.totals[name] = self.totals[name] + total if name in self.totals else total
-        if keep:
-            for name, batch in parts.items():
-                self.pieces.setdefault(name, []).append(batch)
-        for name, values in metrics.items():
-            self.metrics.setdefault(name, []).extend(values)
-
-    def part(self, name: str, weights: tuple[float, ...]) -> _Part:
-        pieces = self.pieces.get(name, [])
-        batch: UpdateBatch | None = None
-        if self.kept:
-            batch = pieces[0] if len(pieces) == 1 else ConcatUpdates(tuple(pieces))
-        return _Part(batch, weights, self.totals[name])
-
-    def means(self) -> dict[str, float]:
-        """Mean of every metric over the survivors."""
-        return {name: sum(values) / len(values) for name, values in self.metrics.items() if values}

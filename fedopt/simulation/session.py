@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from fedopt.simulation import checkpoint
 from fedopt.simulation.assembly import Parts, assemble
 from fedopt.simulation.hooks import Driver, Hooks
 from fedopt.simulation.simulator import Simulator
+from fedopt.simulation.summary import final, known, model_hash
 
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
@@ -274,54 +273,13 @@ class Session:
         return [{name: value for name, value in row.items() if name not in self._withheld} for row in rows]
 
     def _known(self) -> dict[str, Any]:
-        """What the summary knows before the first step."""
-        described, scenario = self.parts.engine.description(), self.scenario
-        return {
-            "name": scenario.name,
-            "seed": scenario.seed,
-            "device": str(self.parts.engine.device),
-            "formulation": described["formulation"],
-            "chunk": self.parts.computation.chunk,
-            "threads": described["threads"],
-            "num_parameters": self.parts.engine.spec.size,
-            "population": self.parts.data.clients.num_clients,
-            "components": _components(scenario),
-            "class_names": list(self.parts.data.class_names),
-            "references": references(self.parts),
-            "versions": environment.versions(),
-            "machine": environment.machine(),
-            "started_at": self._started_at,
-            "warnings": self.warnings,
-        }
+        return known(self.parts, self._started_at, self.warnings)
 
     def _summary(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
-        state, wall = self.parts.server.state, self._wall()
         privacy = self._epsilon_summary()
-        return {
-            **self._known(),
-            "status": ended.status,
-            "reason": ended.reason,
-            "steps": state.step,
-            "time_s": self.driver.state.now / self.parts.clock.ticks_per_second,
-            "wall_s": wall,
-            "metric_name": self.last_evaluation.get("metric_name"),
-            "metric_goal": self.parts.engine.metric_goal,
-            "final_metric": self.last_evaluation.get("metric_value"),
-            "best_metric": self.best[0] if self.best else None,
-            "best_step": self.best[1] if self.best else None,
-            "final_test_loss": self.last_evaluation.get("loss"),
-            "uplink_bytes": state.uplink_bytes,
-            "downlink_bytes": state.downlink_bytes,
-            "queries": state.queries,
-            "dispatches": state.next_dispatch,
-            "admitted": self.counts["admitted"],
-            "lost": self.counts["lost"],
-            "clients_per_second": self.counts["admitted"] / wall if wall > 0 else None,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "peak_device_memory_bytes": _device_peak(self.parts.engine.device),
-            "model_sha256": model_hash(params),
-            **privacy,
-        }
+        now, wall = self.driver.state.now, self._wall()
+        numbers = final(self.parts, ended, now, wall, self.last_evaluation, self.best, self.counts)
+        return {**self._known(), **numbers, "model_sha256": model_hash(params), **privacy}
 
     def _epsilon_summary(self) -> dict[str, Any]:
         if self.scenario.privacy is None:
@@ -336,30 +294,3 @@ def close_run(directory: Path, keep_checkpoint: bool = False) -> None:
     if not keep_checkpoint:
         (directory / CHECKPOINT).unlink(missing_ok=True)
     write_report(directory)
-
-
-def model_hash(params: torch.Tensor) -> str:
-    """SHA-256 of the parameters as little-endian float32."""
-    return hashlib.sha256(params.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()
-
-
-def references(parts: Parts) -> list[str]:
-    """Sources of exactly the methods used."""
-    chosen = [parts.scenario.aggregator, parts.server.mechanism]
-    found: list[str] = []
-    for component in chosen:
-        found.extend(component.references() if component is not None else ())
-    return list(dict.fromkeys(found))
-
-
-def _components(scenario: Scenario) -> dict[str, str]:
-    parts = {k: getattr(scenario, k) for k in ("data", "model", "client", "sampling", "aggregator")}
-    kinds = {name: type(value).kind() for name, value in parts.items()}
-    kinds["compute"] = type(scenario.devices.compute).kind()
-    if scenario.privacy is not None:
-        kinds["mechanism"] = type(scenario.privacy.mechanism).kind()
-    return kinds
-
-
-def _device_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

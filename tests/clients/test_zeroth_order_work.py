@@ -17,8 +17,8 @@ from fedopt.clients.dp_spsa import clipped_total
 from fedopt.replay import replay
 from fedopt.scenario import ConfigurationError, from_mapping
 from fedopt.simulation.assembly import assemble
-from fedopt.simulation.session import model_hash
 from fedopt.simulation.simulator import Simulator
+from fedopt.simulation.summary import model_hash
 from fedopt.zeroth_order import message_costs as costs
 
 D, N = 12, 4

@@ -16,7 +16,8 @@ from fedopt.engine.base import Cohort
 from fedopt.runlog import RunLogError
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import assemble
-from fedopt.simulation.session import CHECKPOINT, Session, model_hash
+from fedopt.simulation.session import CHECKPOINT, Session
+from fedopt.simulation.summary import model_hash
 from fedopt.types import Message
 from scenarios import BUFFERED, small
 

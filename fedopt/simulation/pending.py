@@ -1,0 +1,58 @@
+"""Tasks in flight, computed or not, and what a checkpoint keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedopt.engine.base import UpdateBatch
+from fedopt.protocol import Dispatch
+from fedopt.types import Ticks
+
+
+@dataclass
+class Pending:
+    """A dispatched task, computed or not."""
+
+    dispatch: Dispatch
+    arrives: tuple[Ticks, int]  # when (and in which order) its reply will be at the server
+    state: dict[str, torch.Tensor] | None
+    reply: Computed | None = None
+
+
+@dataclass(frozen=True)
+class Computed:
+    """One row of a computed batch."""
+
+    parts: dict[str, UpdateBatch]
+    row: int
+    state: dict[str, torch.Tensor] | None
+    metrics: dict[str, float]
+    queries: int
+
+
+def storable(pending: dict[int, Pending]) -> dict[str, Any]:
+    """Everything a checkpoint needs; rows of one computed batch stay together, since that decides the bits."""
+    batches: dict[int, int] = {}
+    stored: list[dict[str, UpdateBatch]] = []
+    rows = {}
+    for i, task in pending.items():
+        reply = task.reply
+        if reply is not None:
+            marker = id(next(iter(reply.parts.values())))
+            if marker not in batches:
+                batches[marker] = len(stored)
+                stored.append(reply.parts)
+            rows[i] = (batches[marker], reply.row, reply.state, reply.metrics, reply.queries)
+    tasks = {i: (t.dispatch, t.arrives, t.state) for i, t in pending.items()}
+    return {"batches": stored, "rows": rows, "tasks": tasks}
+
+
+def restored(stored: dict[str, Any]) -> dict[int, Pending]:
+    """The tasks that ``storable`` was given."""
+    pending = {i: Pending(*task) for i, task in stored["tasks"].items()}
+    for i, (batch, row, state, metrics, queries) in stored["rows"].items():
+        pending[i].reply = Computed(stored["batches"][batch], row, state, metrics, queries)
+    return pending
