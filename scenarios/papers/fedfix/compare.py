@@ -2,8 +2,9 @@
 
     python scenarios/papers/fedfix/compare.py [--out DIR]
 
-Every method gets a grid of five learning rates and one tuning seed, chosen on a validation half of the test set;
-then five fresh seeds are judged on the other half. Writes results.csv, results.md and figure.svg.
+Every method gets a grid of seven learning rates and one tuning seed, chosen on a validation half of the test set;
+then five fresh seeds are judged on the other half. Writes results.csv, results.md and figure.svg. Started again, it goes
+on after the last finished pair of ladder and method.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "FedBuff-5": {"kind": "fedbuff", "buffer_size": 5, "restart": "at_step", "staleness": {"kind": "constant"}},
 }
 LADDERS = {"F-0": 0, "F-80": 80}
-# Five values for each. Async moves the model by a whole update at every arrival, and so needs smaller ones.
-LEARNING_RATES = {name: (0.001, 0.003, 0.01, 0.03, 0.1) for name in METHODS}
-LEARNING_RATES["Async"] = (0.00001, 0.00003, 0.0001, 0.0003, 0.001)
+# Seven values for each. Async moves the model by a whole update at every arrival, and so needs smaller ones.
+LEARNING_RATES = {name: (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1) for name in METHODS}
+LEARNING_RATES["Async"] = (0.000001, 0.000003, 0.00001, 0.00003, 0.0001, 0.0003, 0.001)
 TUNING_SEED, SEEDS = 1000, (0, 1, 2, 3, 4)
-HORIZON_S = 20.0  # as in base.yaml
+HORIZON_S = 40.0  # as in base.yaml
 
 
 def halves(data: FederatedData) -> tuple[FederatedData, FederatedData]:
