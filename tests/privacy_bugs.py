@@ -11,7 +11,6 @@ from fedopt.privacy.events import PoissonSampled
 from fedopt.privacy.mechanisms.gaussian import Gaussian
 from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.sampling.base import SamplingClaim
-from fedopt.server import Server
 from fedopt.simulation.assembly import assemble
 
 
@@ -112,16 +111,7 @@ def weights_by_num_examples(scenario, data, noise):
 def double_contribution(scenario, data, noise):
     """A fast client's second reply goes into the same buffer."""
     made = _clean(scenario, data, noise)
-    server = made.server
-
-    def admit(flight, now):
-        mechanism, server.mechanism = server.mechanism, None
-        try:
-            return Server._admit(server, flight, now)
-        finally:
-            server.mechanism = mechanism
-
-    server._admit = admit
+    made.server.moves_twice = lambda flight: False
     return made
 
 
