@@ -42,10 +42,14 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
 
 
 def torch_generator(device: str | torch.device, seed: int, purpose: str, *ids: int) -> torch.Generator:
-    """Torch generator of a named stream on a device. CPU and CUDA streams of one name differ."""
+    """Torch generator of a named stream on a device. CPU and CUDA streams of one name differ.
+
+    The ``meta`` device has no numbers and no generator; it takes the CPU's.
+    """
     import torch
 
-    made = torch.Generator(device=device)
+    place = torch.device(device)
+    made = torch.Generator(device="cpu" if place.type == "meta" else place)
     made.manual_seed(key(seed, purpose, *ids) & 0x7FFF_FFFF_FFFF_FFFF)
     return made
 

@@ -66,7 +66,11 @@ class DenseUpdates:
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """``weights @ values``."""
-        return weights.to(self.values) @ self.values
+        from fedopt.engine.precision import exact_products
+        from fedopt.engine.transfer import to_device
+
+        with exact_products():
+            return to_device(weights, self.values.device, self.values.dtype) @ self.values
 
     def norms(self) -> torch.Tensor:
         """Row norms."""
@@ -74,11 +78,15 @@ class DenseUpdates:
 
     def scaled(self, factors: torch.Tensor) -> DenseUpdates:
         """Scaled copy."""
-        return DenseUpdates(self.values * factors.to(self.values)[:, None])
+        from fedopt.engine.transfer import to_device
+
+        return DenseUpdates(self.values * to_device(factors, self.values.device, self.values.dtype)[:, None])
 
     def take(self, index: Sequence[int]) -> DenseUpdates:
         """Selected rows."""
-        return DenseUpdates(self.values[list(index)])
+        from fedopt.engine.transfer import rows_at
+
+        return DenseUpdates(rows_at(self.values, index))
 
     def rows(self) -> torch.Tensor:
         """The rows themselves."""

@@ -8,6 +8,7 @@ layer and is not known by hand (convolutions) is the trunk, computed client by c
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,9 +21,11 @@ from fedopt.engine.dual_core import DualLayer
 from fedopt.engine.layers import Dropout, Flatten, Linear, ReLU, Stateless
 from fedopt.engine.losses import loss_and_gradient
 from fedopt.engine.pieces import Piece, PiecewiseUpdates
+from fedopt.engine.precision import exact_products
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.rules import clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.engine.transfer import to_device
 from fedopt.engine.trunk import Trunk
 from fedopt.rng import torch_generator
 
@@ -101,8 +104,8 @@ class Batched:
         layers = self._build(chunk)
         totals = torch.zeros(2, len(chunk), device=self._task.device)
         noise = NoiseStreams(chunk, self._task)
-        counts = torch.from_numpy(chunk.counts).to(self._task.device)
-        scales = (1.0 / torch.from_numpy(chunk.denominators)).float().to(self._task.device)
+        counts = to_device(chunk.counts, self._task.device)
+        scales = to_device(1.0 / chunk.denominators, self._task.device, torch.float32)
         width = chunk.indices.shape[2]
         ragged = bool((chunk.counts < width).any())
         columns = torch.arange(width, device=self._task.device)
@@ -111,7 +114,8 @@ class Batched:
             real = (columns < counts[:rows, step, None]).float() if ragged else None
             self._gradient(layers, chunk, step, real, scales[:rows, step], totals[:, :rows])
             context = StepContext(rows, _rates(chunk, step, rows), chunk.rule, step == 0, None)
-            _apply(layers, chunk, context, scales[:rows, step], noise)
+            with exact_products() if chunk.rule.example_clipping is not None else nullcontext():
+                _apply(layers, chunk, context, scales[:rows, step], noise)
         pieces: list[Piece] = [piece for layer in layers if hasattr(layer, "pieces") for piece in layer.pieces()]
         return Trained(PiecewiseUpdates(tuple(pieces), len(chunk)), totals[0] / totals[1])
 
@@ -262,9 +266,9 @@ def _move(explicit: list[tuple[RowsParameter, torch.Tensor]], context: StepConte
 
 
 def _rates(chunk: Chunk, step: int, rows: int) -> torch.Tensor | float:
-    rates = chunk.rule.rates[:rows, step]
-    values = rates.tolist()
-    return values[0] if len(set(values)) == 1 else rates.to(chunk.indices.device)
+    """One number where the active rows have the same rate, else ``[rows]`` on the device."""
+    values = chunk.rule.rates[:rows, step].tolist()
+    return values[0] if len(set(values)) == 1 else chunk.rates[:rows, step]
 
 
 def _idle(chunk: Chunk, task: LossTask) -> Trained:

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from fedopt.engine.dual_core import DualLayer
+from fedopt.engine.precision import exact_products
 from fedopt.engine.tasks import Chunk
+from fedopt.engine.transfer import to_device
 
 
 class Slots:
@@ -31,7 +33,7 @@ class Slots:
 
     def _share_repeats(self, chunk: Chunk) -> None:
         rows, steps, width = chunk.indices.shape
-        flat = self.index.cpu().numpy()
+        flat = chunk.host_indices.reshape(rows, steps * width)
         found = [np.unique(flat[row], return_inverse=True) for row in range(rows)]
         most = max(len(unique) for unique, _ in found)
         if most > 0.75 * steps * width:
@@ -42,8 +44,8 @@ class Slots:
             index[row, : len(unique)] = unique
             positions[row] = inverse.reshape(-1)
         device = self.index.device
-        self.index = torch.from_numpy(index).to(device)
-        self.positions = torch.from_numpy(positions.reshape(rows, steps, width)).to(device)
+        self.index = to_device(index, device)
+        self.positions = to_device(positions.reshape(rows, steps, width), device)
 
 
 class DualInput(DualLayer):
@@ -59,7 +61,8 @@ class DualInput(DualLayer):
         super().__init__(layer, chunk, begin, self._slots.index.shape[1])
         self._inputs, self._step = inputs, 0
         seen = inputs[self._slots.index]
-        self._gram = torch.bmm(seen, seen.transpose(1, 2))
+        with exact_products():  # norms are made of it
+            self._gram = torch.bmm(seen, seen.transpose(1, 2))
         self._shared = self._times_starts(seen, transposed=True)
 
     def forward(self, inputs: torch.Tensor, step: int) -> torch.Tensor:
@@ -117,7 +120,8 @@ class DualHidden(DualLayer):
         self._here, self._before = here, before
         shared = self._times_starts(inputs, transposed=True)
         self._history[:rows, here] = inputs
-        gram = torch.bmm(inputs, self._history[:rows, : here.stop].transpose(1, 2))
+        with exact_products():  # norms are made of it
+            gram = torch.bmm(inputs, self._history[:rows, : here.stop].transpose(1, 2))
         self._gram[:rows, here, : here.stop] = gram
         self._gram[:rows, before, here] = gram[:, :, before].transpose(1, 2)
         self._shared[:rows, here] = shared

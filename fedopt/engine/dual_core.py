@@ -10,14 +10,17 @@ momentum buffer has the same form ``pull * W_0 + X^T U``. With total gradient
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 
 import torch
 from torch import nn
 
 from fedopt.engine.base import LocalRule
 from fedopt.engine.pieces import DensePiece, DualPiece, Piece
+from fedopt.engine.precision import exact_products, products_are_exact
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.tasks import Chunk
+from fedopt.engine.transfer import to_device
 
 ROUNDING = 5e-7  # relative error of a float32 sum of a few hundred products
 
@@ -36,7 +39,8 @@ class DualLayer(ABC):
         shape, split = tuple(layer.weight.shape), begin + layer.weight.numel()
         rows, device, rule = len(chunk), chunk.indices.device, chunk.rule
         self._starts = torch.stack([start[begin:split].view(shape) for start in chunk.starts])
-        self._start_of = torch.tensor(chunk.start_of, device=device)
+        self._start_of = chunk.start_index
+        self._rows_of = _rows_by_start(chunk)
         self.bias = None
         if layer.bias is not None:
             self.bias = RowsParameter(chunk, split, split + shape[0], (shape[0],))
@@ -74,9 +78,9 @@ class DualLayer(ABC):
         if len(weights) == 1:
             return seen @ weights[0]
         product = torch.empty(*seen.shape[:2], weights.shape[2], device=seen.device)
-        for k in range(len(weights)):
-            mine = self._start_of[: len(seen)] == k
-            product[mine] = seen[mine] @ weights[k]
+        for weight, (mine, index) in zip(weights, self._rows_of, strict=True):
+            active = index[: bisect_left(mine, len(seen))]
+            product.index_copy_(0, active, seen.index_select(0, active) @ weight)
         return product
 
     def _kept(self, product: torch.Tensor) -> torch.Tensor:
@@ -128,14 +132,30 @@ class DualLayer(ABC):
         return [weight] if self.bias is None else [weight, DensePiece(self.bias.update())]
 
     def _squares(self) -> torch.Tensor:
-        """``|X^T C + s W_0|^2 = <X X^T, C C^T> + 2 s <X W_0, C> + s^2 |W_0|^2``."""
+        """``|X^T C + s W_0|^2 = <X X^T, C C^T> + 2 s <X W_0, C> + s^2 |W_0|^2``, in float32 whatever training uses."""
         gram, shared = self._products()
         coefficients = self._coefficients
-        squares = (torch.bmm(gram, coefficients) * coefficients).sum((1, 2))
-        if self._keep is not None:
-            shift = self._keep - 1.0
-            squares += 2.0 * shift * (shared * coefficients).sum((1, 2))
-            squares += shift.square() * self._starts.square().sum((1, 2))[self._start_of]
-        # Examples that nearly cancel leave rounding errors of this size; a norm for clipping must not be too small.
-        sizes = coefficients.abs()
-        return squares + ROUNDING * (torch.bmm(gram.abs(), sizes) * sizes).sum((1, 2))
+        trained_exactly = products_are_exact()
+        with exact_products():
+            squares = (torch.bmm(gram, coefficients) * coefficients).sum((1, 2))
+            if self._keep is not None:
+                if not trained_exactly:
+                    inputs, index = self._inputs_and_index()
+                    shared = self._times_starts(inputs[index], transposed=True)
+                shift = self._keep - 1.0
+                squares += 2.0 * shift * (shared * coefficients).sum((1, 2))
+                squares += shift.square() * self._starts.square().sum((1, 2))[self._start_of]
+            # Examples that nearly cancel leave rounding errors of this size; a norm for clipping must not be too small.
+            sizes = coefficients.abs()
+            return squares + ROUNDING * (torch.bmm(gram.abs(), sizes) * sizes).sum((1, 2))
+
+
+def _rows_by_start(chunk: Chunk) -> list[tuple[list[int], torch.Tensor]]:
+    """Rows of every distinct start, ascending, on the host and on the device; nothing where there is one start."""
+    if len(chunk.starts) == 1:
+        return []
+    rows: list[list[int]] = [[] for _ in chunk.starts]
+    for row, start in enumerate(chunk.start_of):
+        rows[start].append(row)
+    device = chunk.indices.device
+    return [(mine, to_device(mine, device, torch.int64)) for mine in rows]

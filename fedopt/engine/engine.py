@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fedopt.data.base import ClientIndex, Examples, FederatedData
+from fedopt.engine import precision
 from fedopt.engine.base import BatchPlan, Cohort, ConcatUpdates, DenseUpdates, LocalRule
 from fedopt.engine.batches import Order, plan_batches, steps_only
 from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_client, summarise
@@ -20,6 +21,7 @@ from fedopt.engine.losses import example_loss
 from fedopt.engine.objective import ObjectiveSteps
 from fedopt.engine.select import Selection, select
 from fedopt.engine.tasks import LossTask, Trained, make_chunk
+from fedopt.engine.transfer import rows_at
 from fedopt.engine.updates import ReorderedUpdates
 from fedopt.engine.values import LossValues
 from fedopt.models.base import Model
@@ -61,10 +63,7 @@ class CohortEngine:
         self.chunk = chunk
         if threads is not None:
             torch.set_num_threads(threads)
-        if dtype not in ("float32", "bfloat16", "tf32"):
-            raise ValueError(f"engine.dtype must be float32, bfloat16 or tf32, got {dtype!r}")
-        if dtype == "tf32":
-            torch.set_float32_matmul_precision("high")
+        precision.use(dtype)
         self.module: nn.Module | None = None
         if data.objective is not None:
             self._init_objective()
@@ -163,9 +162,9 @@ class CohortEngine:
             chunk = make_chunk(cohort, rule, plan, order[begin : begin + size], self.device)
             results.append(self._formulation_for(rule).train(chunk))
         updates = results[0].updates if len(results) == 1 else ConcatUpdates(tuple(r.updates for r in results))
-        position = np.argsort(order)
-        losses = torch.cat([r.losses for r in results])[torch.from_numpy(position).to(self.device)]
-        return Trained(ReorderedUpdates(updates, tuple(position.tolist())), losses)
+        position = np.argsort(order).tolist()
+        losses = rows_at(torch.cat([r.losses for r in results]), position)
+        return Trained(ReorderedUpdates(updates, tuple(position)), losses)
 
     def _formulation_for(self, rule: LocalRule) -> Any:
         supports = getattr(self._formulation, "supports", None)

@@ -8,6 +8,7 @@ import torch
 
 from fedopt.engine.base import DenseUpdates, ExampleClipping
 from fedopt.engine.flat_module import FlatModule
+from fedopt.engine.precision import lowered
 from fedopt.engine.rules import apply_rule, clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
 
@@ -72,7 +73,7 @@ class Loop:
     def _losses(self, indices: torch.Tensor) -> torch.Tensor:
         task = self._task
         inputs = task.inputs[indices]
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bfloat16):
+        with lowered(task.device, task.bfloat16):
             outputs = self._model.module(inputs)
         return task.loss(outputs.float(), task.targets[indices])
 

@@ -9,6 +9,7 @@ import torch
 from fedopt.engine.base import DenseUpdates
 from fedopt.engine.rules import apply_rule
 from fedopt.engine.tasks import Chunk, Trained
+from fedopt.engine.transfer import to_device
 
 
 class ObjectiveSteps:
@@ -33,7 +34,7 @@ class ObjectiveSteps:
         starts = chunk.stacked_starts()
         points, rule = starts.clone(), chunk.rule
         buffers = torch.zeros_like(points) if rule.momentum else None
-        clients = torch.tensor(chunk.clients, device=self._device)
+        clients = to_device(chunk.clients, self._device)
         losses = torch.zeros(len(chunk), device=self._device)
         for step in range(chunk.max_steps):
             rows = chunk.active(step)
@@ -43,10 +44,10 @@ class ObjectiveSteps:
                 self._objective.gradients(clients[:rows], points[:rows]).clone(),
                 starts[:rows],
                 None if buffers is None else buffers[:rows],
-                rule.rates[:rows, step],
+                chunk.rates[:rows, step],
                 rule,
                 None if rule.correction is None else rule.correction[:rows],
                 step == 0,
             )
-        counts = torch.tensor(chunk.steps, device=self._device)
+        counts = to_device(chunk.steps, self._device)
         return Trained(DenseUpdates(points.sub_(starts)), losses / counts)

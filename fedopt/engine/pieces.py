@@ -8,9 +8,17 @@ from typing import Protocol
 
 import torch
 
+from fedopt.engine.precision import exact_products
+from fedopt.engine.transfer import rows_at, to_device
+
 
 class Piece(Protocol):
     """Columns of an update batch: like ``UpdateBatch``, with squared norms that add up over pieces."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        ...
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """``[rows] -> [columns]``."""
@@ -39,6 +47,11 @@ class DensePiece:
 
     values: torch.Tensor
 
+    @property
+    def device(self) -> torch.device:
+        """Of the values."""
+        return self.values.device
+
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """``weights @ values``."""
         return weights @ self.values
@@ -53,7 +66,7 @@ class DensePiece:
 
     def take(self, index: list[int]) -> DensePiece:
         """Selected rows."""
-        return DensePiece(self.values[index])
+        return DensePiece(rows_at(self.values, index))
 
     def rows(self) -> torch.Tensor:
         """The values."""
@@ -82,6 +95,11 @@ class DualPiece:
     starts: torch.Tensor
     start_of: torch.Tensor
     squares: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Of the coefficients."""
+        return self.coefficients.device
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """One product over all rows and slots: ``(w * C)^T X``."""
@@ -112,11 +130,11 @@ class DualPiece:
         """Selected rows."""
         return replace(
             self,
-            index=self.index[index],
-            coefficients=self.coefficients[index],
-            shift=None if self.shift is None else self.shift[index],
-            start_of=self.start_of[index],
-            squares=self.squares[index],
+            index=rows_at(self.index, index),
+            coefficients=rows_at(self.coefficients, index),
+            shift=None if self.shift is None else rows_at(self.shift, index),
+            start_of=rows_at(self.start_of, index),
+            squares=rows_at(self.squares, index),
         )
 
     def rows(self) -> torch.Tensor:
@@ -139,8 +157,9 @@ class PiecewiseUpdates:
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Sum of every piece."""
-        moved = weights.to(dtype=torch.float32)
-        return torch.cat([piece.weighted_sum(moved) for piece in self.pieces])
+        moved = to_device(weights, self.pieces[0].device, torch.float32)
+        with exact_products():
+            return torch.cat([piece.weighted_sum(moved) for piece in self.pieces])
 
     def norms(self) -> torch.Tensor:
         """Row norms from the squared norms of the pieces."""
@@ -148,14 +167,17 @@ class PiecewiseUpdates:
 
     def scaled(self, factors: torch.Tensor) -> PiecewiseUpdates:
         """Scaled pieces."""
-        moved = factors.to(dtype=torch.float32)
+        moved = to_device(factors, self.pieces[0].device, torch.float32)
         return PiecewiseUpdates(tuple(piece.scaled(moved) for piece in self.pieces), self.count)
 
     def take(self, index: Sequence[int]) -> PiecewiseUpdates:
-        """Selected rows."""
+        """Selected rows; all of them in order are this batch itself."""
         chosen = list(index)
+        if chosen == list(range(self.count)):
+            return self
         return PiecewiseUpdates(tuple(piece.take(chosen) for piece in self.pieces), len(chosen))
 
     def rows(self) -> torch.Tensor:
         """All rows ``[rows, d]``."""
-        return torch.cat([piece.rows() for piece in self.pieces], dim=1)
+        with exact_products():
+            return torch.cat([piece.rows() for piece in self.pieces], dim=1)

@@ -50,7 +50,7 @@ class RowsParameter:
             if rows == 1:
                 self.values = self.values.clone()
         else:
-            self.start = torch.stack(pieces)[list(chunk.start_of)]
+            self.start = torch.stack(pieces).index_select(0, chunk.start_index)
             self.values = self.start.clone()
         rule = chunk.rule
         self.buffer = torch.empty(rows, end - begin, device=self.values.device) if rule.momentum else None

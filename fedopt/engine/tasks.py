@@ -12,6 +12,7 @@ from torch import nn
 
 from fedopt.engine.base import BatchPlan, Cohort, LocalRule, UpdateBatch
 from fedopt.engine.losses import ExampleLoss
+from fedopt.engine.transfer import rows_at, to_device
 from fedopt.types import ParamSpec, Task
 
 
@@ -58,7 +59,9 @@ class Chunk:
     Args:
         clients, tasks: name the random streams.
         starts: distinct starting points ``[d]``; ``start_of[row]`` says which one a row has.
-        indices: ``[rows, steps, batch]`` int64 on the device.
+        start_index: ``start_of`` on the device.
+        indices: ``[rows, steps, batch]`` int64 on the device; ``host_indices`` are the same as NumPy.
+        rates: of the rule, ``[rows, steps]`` on the device.
         counts, denominators: ``[rows, steps]`` NumPy, as in ``BatchPlan``.
         steps: per row, descending.
         rule: its rates ``[rows, steps]`` and correction ``[rows, d]`` are those of the chunk.
@@ -69,7 +72,10 @@ class Chunk:
     tasks: tuple[int, ...]
     starts: list[torch.Tensor]
     start_of: tuple[int, ...]
+    start_index: torch.Tensor
     indices: torch.Tensor
+    host_indices: np.ndarray
+    rates: torch.Tensor
     counts: np.ndarray
     denominators: np.ndarray
     steps: tuple[int, ...]
@@ -92,7 +98,7 @@ class Chunk:
         """Starting point of every row ``[rows, d]``, a fresh copy."""
         if len(self.starts) == 1:
             return self.starts[0].expand(len(self), -1).clone()
-        return torch.stack([self.starts[i] for i in self.start_of])
+        return torch.stack(self.starts).index_select(0, self.start_index)
 
 
 def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[int], device: torch.device) -> Chunk:
@@ -107,16 +113,22 @@ def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[
     width = max(1, int(plan.counts[selected, :longest].max(initial=0)))  # an empty Poisson batch is one padded slot
     if indices.shape[2] == 0:
         indices = np.zeros((*indices.shape[:2], 1), np.int64)
-    correction = None if rule.correction is None else rule.correction[selected].to(device)
+    indices = np.ascontiguousarray(indices[:, :, :width])
+    correction = None if rule.correction is None else rows_at(rule.correction, selected).to(device)
+    rates = rows_at(rule.rates, selected)[:, :longest]
+    start_of_rows = tuple(position[start_of[r]] for r in selected)
     return Chunk(
         clients=tuple(cohort.clients[r] for r in selected),
         tasks=tuple(cohort.tasks[r] for r in selected),
         starts=[distinct[i].to(device) for i in used],
-        start_of=tuple(position[start_of[r]] for r in selected),
-        indices=torch.from_numpy(np.ascontiguousarray(indices[:, :, :width])).to(device),
+        start_of=start_of_rows,
+        start_index=to_device(start_of_rows, device, torch.int64),
+        indices=to_device(indices, device),
+        host_indices=indices,
+        rates=to_device(rates, device),
         counts=plan.counts[selected, :longest],
         denominators=plan.denominators[selected, :longest],
         steps=steps,
-        rule=replace(rule, rates=rule.rates[selected, :longest], correction=correction),
+        rule=replace(rule, rates=rates, correction=correction),
         seed=cohort.seed,
     )

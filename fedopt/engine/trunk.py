@@ -13,6 +13,7 @@ from torch import nn
 
 from fedopt.engine.flat_module import spec_of
 from fedopt.engine.pieces import DensePiece, Piece
+from fedopt.engine.precision import lowered
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.tasks import Chunk
 from fedopt.types import ParamSpec
@@ -52,7 +53,7 @@ class Trunk:
         """Features of every row's real examples; zeros for padding."""
         self._gradients.zero_()
         self._outputs, self._active = [], len(inputs)
-        with torch.enable_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.enable_grad(), lowered(inputs.device, self._bfloat16):
             for row in range(len(inputs)):
                 seen = inputs[row, : self._counts[row, step]]
                 if self._channels_last:

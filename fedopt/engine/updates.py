@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from fedopt.engine.base import UpdateBatch
+from fedopt.engine.transfer import rows_at
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,7 @@ class ReorderedUpdates:
         return len(self.position)
 
     def _inward(self, values: torch.Tensor) -> torch.Tensor:
-        moved = torch.empty_like(values)
-        moved[list(self.position)] = values
-        return moved
+        return rows_at(values, np.argsort(self.position).tolist())
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sum in the order of computation."""
@@ -36,16 +36,18 @@ class ReorderedUpdates:
 
     def norms(self) -> torch.Tensor:
         """Row norms."""
-        return self.inner.norms()[list(self.position)]
+        return rows_at(self.inner.norms(), self.position)
 
     def scaled(self, factors: torch.Tensor) -> ReorderedUpdates:
         """Scaled rows."""
         return ReorderedUpdates(self.inner.scaled(self._inward(factors)), self.position)
 
     def take(self, index: Sequence[int]) -> UpdateBatch:
-        """Selected rows."""
+        """Selected rows; all of them in order are this batch itself."""
+        if list(index) == list(range(len(self))):
+            return self
         return self.inner.take([self.position[i] for i in index])
 
     def rows(self) -> torch.Tensor:
         """All rows."""
-        return self.inner.rows()[list(self.position)]
+        return rows_at(self.inner.rows(), self.position)

@@ -10,8 +10,10 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedopt.engine.base import DenseUpdates, ExampleClipping, LocalRule
 from fedopt.engine.batched import NoiseStreams
+from fedopt.engine.precision import exact_products, lowered
 from fedopt.engine.rules import apply_rule, clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.engine.transfer import to_device
 from fedopt.models._inspect import unvectorizable
 
 
@@ -34,7 +36,7 @@ class Vectorized:
 
         def example(flat: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             values = {**task.spec.unflatten(flat), **self._constant}
-            with torch.autocast(task.device.type, torch.bfloat16, enabled=task.bfloat16):
+            with lowered(task.device, task.bfloat16):
                 outputs = functional_call(module, values, (inputs,))
             return task.loss(outputs.float(), targets)
 
@@ -60,8 +62,8 @@ class Vectorized:
         points, rule = starts.clone(), chunk.rule
         buffers = torch.zeros_like(points) if rule.momentum else None
         noise = NoiseStreams(chunk, self._task)
-        counts = torch.from_numpy(chunk.counts).to(device)
-        scales = (1.0 / torch.from_numpy(chunk.denominators)).float().to(device)
+        counts = to_device(chunk.counts, device)
+        scales = to_device(1.0 / chunk.denominators, device, torch.float32)
         columns = torch.arange(chunk.indices.shape[2], device=device)
         totals = torch.zeros(2, len(chunk), device=device)
         for step in range(chunk.max_steps):
@@ -77,7 +79,7 @@ class Vectorized:
                 gradients,
                 starts[:rows],
                 None if buffers is None else buffers[:rows],
-                rule.rates[:rows, step],
+                chunk.rates[:rows, step],
                 rule,
                 None if rule.correction is None else rule.correction[:rows],
                 step == 0,
@@ -98,7 +100,8 @@ class Vectorized:
         for row in range(len(points)):  # one row's per-example gradients [batch, d] at a time: memory
             found, values = self._example_gradients(points[row], inputs[row], targets[row])
             self._clip(found, clipping)
-            gradients[row] = (real[row] * scales[row]) @ found
+            with exact_products():  # a sum of clipped gradients, no larger than its noise was made for
+                gradients[row] = (real[row] * scales[row]) @ found
             losses[row] = values @ real[row]
         return gradients, losses
 
@@ -118,5 +121,6 @@ def refusal(module: nn.Module, example: torch.Tensor) -> str | None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             return f"{name} ({type(layer).__name__}) draws each client's masks from its own stream"
-    reasons = unvectorizable(module, example.cpu())
+    # Its values do not matter; zeros are valid tokens as well, and need no copy from a device.
+    reasons = unvectorizable(module, torch.zeros(example.shape, dtype=example.dtype))
     return reasons[0] if reasons else None

@@ -86,13 +86,11 @@ def _admit(core: Core, flight: InFlight, now: Ticks) -> list[Command]:
         if not core.immediately():
             core.free(flight.client)
         return [Cancel(flight.dispatch_id), core.outcome(flight, "rejected", 0.0)]
-    state.arrived[flight.dispatch_id] = flight
+    state.put(flight, admitted=admission != HOLD)
     if admission == HOLD:
-        state.held.append(flight.dispatch_id)
         return [core.outcome(flight, "held", 0.0)]
     assert not isinstance(admission, str)
     flight.weight = float(admission)
-    state.buffer.append(flight.dispatch_id)
     return []
 
 
@@ -102,7 +100,7 @@ def readmit(core: Core, now: Ticks) -> list[Command]:
     held, state.held = state.held, []
     commands: list[Command] = []
     for dispatch_id in held:
-        flight = state.arrived.pop(dispatch_id)
+        flight = state.take(dispatch_id, admitted=False)
         before = len(state.held)
         outcomes = _admit(core, flight, now)
         commands += [] if len(state.held) > before else outcomes  # still held: it has its row already

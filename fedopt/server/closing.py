@@ -49,6 +49,6 @@ def begin_step(core: Core, now: Ticks) -> list[Command]:
         return [core.finish("finished", "the time limit is reached")]
     taken = state.buffer[: close.k] if isinstance(close, Count) else list(state.buffer)
     state.buffer = state.buffer[len(taken) :]
-    flights = sorted((state.arrived.pop(d) for d in taken), key=lambda f: (f.client, f.dispatch_id))
+    flights = sorted((state.take(d, admitted=True) for d in taken), key=lambda f: (f.client, f.dispatch_id))
     core.pending = flights
     return [Collect(tuple(map(core.meta, flights)), tuple(f.weight for f in flights))]

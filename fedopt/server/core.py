@@ -94,8 +94,7 @@ class Core:
 
     def moves_twice(self, flight: InFlight) -> bool:
         """Whether a second reply of its client is due: under privacy one client may move a release only once."""
-        waiting = {self.state.arrived[d].client for d in self.state.buffer}
-        return self.mechanism is not None and flight.client in waiting
+        return self.mechanism is not None and flight.client in self.state.buffered
 
     def free(self, client: int) -> None:
         """Give the slot of a stream back to the sampler."""
@@ -105,8 +104,9 @@ class Core:
     def meta(self, flight: InFlight) -> ReplyMeta:
         """What a method may know of a reply when it decides about its weight."""
         state = self.state
-        # Replies of the same client that wait for the same step: its gap is theirs already.
-        waiting = sum(state.arrived[d].client == flight.client for d in state.buffer if d != flight.dispatch_id)
+        # Other replies of the same client that wait for the same step (this one is not in the buffer, or not any more):
+        # its gap is theirs already.
+        waiting = state.buffered.get(flight.client, 0)
         return ReplyMeta(
             dispatch_id=flight.dispatch_id,
             client=flight.client,

@@ -75,7 +75,7 @@ def _nobody_can_ever_come(core: Core) -> bool:
     if limit is None or state.in_flight:
         return False
     used = Counter(state.participations)
-    used.update(flight.client for flight in state.arrived.values())
+    used.update(state.waiting)
     for client, paid in state.paid.items():
         used[client] = max(used[client], paid)
     return used.total() >= limit * core.public.num_clients

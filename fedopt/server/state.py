@@ -80,3 +80,21 @@ class ServerState:
     stream_started: bool = False
     finished: bool = False
     tally: Tally = field(default_factory=Tally)  # what the privacy accountant needs of the releases so far
+    waiting: dict[int, int] = field(default_factory=dict)  # client -> its replies in ``arrived``
+    buffered: dict[int, int] = field(default_factory=dict)  # client -> its replies in ``buffer``
+
+    def put(self, flight: InFlight, admitted: bool) -> None:
+        """An arrived reply, into the buffer or held."""
+        self.arrived[flight.dispatch_id] = flight
+        (self.buffer if admitted else self.held).append(flight.dispatch_id)
+        for counts in (self.waiting, self.buffered) if admitted else (self.waiting,):
+            counts[flight.client] = counts.get(flight.client, 0) + 1
+
+    def take(self, dispatch_id: int, admitted: bool) -> InFlight:
+        """An arrived reply that the caller removes from the buffer or from the held ones."""
+        flight = self.arrived.pop(dispatch_id)
+        for counts in (self.waiting, self.buffered) if admitted else (self.waiting,):
+            counts[flight.client] -= 1
+            if not counts[flight.client]:
+                del counts[flight.client]
+        return flight

@@ -6,6 +6,7 @@ that is in flight and not yet computed is trained together, also across model ve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from fedopt.clients.base import ClientWork, stack_states
 from fedopt.engine.base import Cohort, UpdateBatch
+from fedopt.engine.transfer import all_finite, finite_sums, read, rows_at
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.protocol import Collect, Collected, Dispatch
 from fedopt.simulation.pending import Computed, Pending, restored, storable
@@ -100,7 +102,8 @@ class Computation:
         kept = tuple(weights[m.dispatch_id] for m in metas)
         own = self.mechanism.own_parts if self.mechanism is not None else ()
         plain = (1.0,) * len(kept)
-        parts = {name: gathered.part(name, plain if name in own else kept) for name in gathered.totals}
+        order = [m.dispatch_id for m in metas]
+        parts = {name: gathered.part(name, plain if name in own else kept, order) for name in gathered.totals}
         queries_of = self._finish(ids, gathered.failed)
         if self.mechanism is not None and self.mechanism.anonymous:
             metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
@@ -171,14 +174,14 @@ class Computation:
             states=states,
         )
         reply = self.work.work(cohort, self.engine)
-        metrics = {name: values.tolist() for name, values in reply.metrics.items()}
+        metrics = dict(reply.metrics)
         for row, task in enumerate(tasks):
             after = {n: v[row].clone() for n, v in reply.states.items()} if reply.states else None
             task.reply = Computed(
                 dict(reply.parts),
                 row,
                 after,
-                {name: values[row] for name, values in metrics.items()},
+                metrics,
                 reply.queries[row] if reply.queries else 0,
             )
 
@@ -198,18 +201,13 @@ class Computation:
                     self.pending[i].reply = Computed({}, 0, reply.state, {}, reply.queries)
 
     def _pieces(self, ids: list[int]) -> list[list[int]]:
-        """Runs of rows that come from one computed batch."""
-        pieces: list[list[int]] = []
-        owner = None
+        """The rows of every computed batch together, batches in the order of their first rows."""
+        pieces: dict[int, list[int]] = {}
         for i in ids:
             reply = self.pending[i].reply
             assert reply is not None
-            batch = id(next(iter(reply.parts.values()), None))
-            if not pieces or batch != owner:
-                pieces.append([])
-                owner = batch
-            pieces[-1].append(i)
-        return pieces
+            pieces.setdefault(id(next(iter(reply.parts.values()), None)), []).append(i)
+        return list(pieces.values())
 
     def _process(self, ids: list[int], weights: dict[int, float], step: int, state: Any) -> tuple[Any, ...]:
         replies = [self.pending[i].reply for i in ids]
@@ -217,46 +215,61 @@ class Computation:
         assert first is not None
         index = [r.row for r in replies if r is not None]
         parts: dict[str, UpdateBatch] = {name: batch.take(index) for name, batch in first.parts.items()}
-        metrics: dict[str, list[float]] = {
-            name: [r.metrics[name] for r in replies if r is not None] for name in first.metrics
-        }
-        if self.mechanism is not None:
-            assert self.noise is not None
-            good, failed = self._finite(parts, ids, always=True)
-            parts, ids, metrics = _keep(parts, ids, metrics, good)
-            if not ids:
-                return parts, ids, {}, metrics, failed
-            dispatches = [self.pending[i].dispatch for i in ids]
-            context = ClientContext(
-                tuple(d.client for d in dispatches),
-                tuple(d.task for d in dispatches),
-                step,
-                self.noise,
-                self.public,
-                tuple(weights[i] for i in ids),
-            )
-            result = self.mechanism.on_client(parts, context, state)
-            parts = dict(result.parts)
-            metrics |= {name: values.tolist() for name, values in result.metrics.items()}
-            totals = totals_of(parts, [weights[i] for i in ids], self.mechanism.own_parts)
-            return parts, ids, totals, metrics, failed
+        reported = {name: rows_at(values, index) for name, values in first.metrics.items()}
+        if self.mechanism is None:
+            return self._plain(parts, ids, reported, weights)
+        assert self.noise is not None
+        metrics, good, failed = self._finite(parts, ids, reported)
+        parts, ids, metrics = _keep(parts, ids, metrics, good)
+        if not ids:
+            return parts, ids, {}, metrics, failed
+        dispatches = [self.pending[i].dispatch for i in ids]
+        context = ClientContext(
+            tuple(d.client for d in dispatches),
+            tuple(d.task for d in dispatches),
+            step,
+            self.noise,
+            self.public,
+            tuple(weights[i] for i in ids),
+        )
+        result = self.mechanism.on_client(parts, context, state)
+        parts = dict(result.parts)
+        totals = totals_of(parts, [weights[i] for i in ids], self.mechanism.own_parts)
+        own = read(list(result.metrics.values()))
+        return parts, ids, totals, metrics | dict(zip(result.metrics, own, strict=True)), failed
+
+    def _plain(
+        self,
+        parts: dict[str, UpdateBatch],
+        ids: list[int],
+        reported: dict[str, torch.Tensor],
+        weights: dict[int, float],
+    ) -> tuple[Any, ...]:
+        """Without a mechanism rows are looked at only where their sum is not finite."""
         totals = totals_of(parts, [weights[i] for i in ids])
-        failed = {}
-        if not all(bool(torch.isfinite(t).all()) for t in totals.values()):
-            good, failed = self._finite(parts, ids, always=True)
+        sums, *values = read([finite_sums(list(totals.values())), *reported.values()])
+        metrics = dict(zip(reported, values, strict=True))
+        failed: dict[int, str] = {}
+        if not all(map(math.isfinite, sums)) and not all(all_finite(total) for total in totals.values()):
+            metrics, good, failed = self._finite(parts, ids, reported)
             parts, ids, metrics = _keep(parts, ids, metrics, good)
             totals = totals_of(parts, [weights[i] for i in ids]) if ids else {}
         return parts, ids, totals, metrics, failed
 
-    def _finite(self, parts: dict[str, UpdateBatch], ids: list[int], always: bool) -> tuple[list[int], dict[int, str]]:
-        """Rows with finite values in every part; the others with the reason."""
-        finite = torch.stack([torch.isfinite(batch.norms()).cpu() for batch in parts.values()]).all(dim=0).tolist()
+    def _finite(
+        self, parts: dict[str, UpdateBatch], ids: list[int], reported: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, list[float]], list[int], dict[int, str]]:
+        """Metrics, rows with finite values in every part, and the other rows' reasons."""
+        norms = [batch.norms() for batch in parts.values()]
+        found = read([*norms, *reported.values()])
+        finite = [all(map(math.isfinite, row)) for row in zip(*found[: len(norms)], strict=True)]
         failed = {}
         for i, fine in zip(ids, finite, strict=True):
             if not fine:
                 d = self.pending[i].dispatch
                 failed[i] = f"client {d.client}, version {d.version}: the reply holds NaN or infinite values"
-        return [row for row, fine in enumerate(finite) if fine], failed
+        metrics = dict(zip(reported, found[len(norms) :], strict=True))
+        return metrics, [row for row, fine in enumerate(finite) if fine], failed
 
 
 def _keep(

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, UpdateBatch
+from fedopt.engine.transfer import rows_at, to_device
 from fedopt.runlog import RunLogError
 from fedopt.simulation.session import Session, on_virtual_clock
 
@@ -66,6 +67,7 @@ class ShardedUpdates:
         owned: which rows of the batch those are.
         count: rows on all ranks together.
         size: d.
+        device: where the rows are; NCCL reduces nothing that lies elsewhere.
         whole: all rows, in a checkpoint.
     """
 
@@ -73,6 +75,7 @@ class ShardedUpdates:
     owned: tuple[int, ...]
     count: int
     size: int
+    device: str = "cpu"
     whole: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -81,8 +84,8 @@ class ShardedUpdates:
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks ``[d]``."""
         if self.local is None:
-            return summed(torch.zeros(self.size))
-        return summed(self.local.weighted_sum(weights[list(self.owned)]).contiguous())
+            return summed(torch.zeros(self.size, device=self.device))
+        return summed(self.local.weighted_sum(rows_at(weights, self.owned)).contiguous())
 
     def norms(self) -> torch.Tensor:
         """Norms of all rows ``[count]``."""
@@ -90,7 +93,7 @@ class ShardedUpdates:
 
     def scaled(self, factors: torch.Tensor) -> ShardedUpdates:
         """Scaled rows."""
-        local = None if self.local is None else self.local.scaled(factors[list(self.owned)])
+        local = None if self.local is None else self.local.scaled(rows_at(factors, self.owned))
         return replace(self, local=local)
 
     def take(self, index: Sequence[int]) -> ShardedUpdates:
@@ -98,7 +101,7 @@ class ShardedUpdates:
         where = {row: position for position, row in enumerate(self.owned)}
         mine = [(place, where[row]) for place, row in enumerate(index) if row in where]
         local = self.local.take([position for _, position in mine]) if self.local is not None and mine else None
-        return ShardedUpdates(local, tuple(place for place, _ in mine), len(index), self.size)
+        return ShardedUpdates(local, tuple(place for place, _ in mine), len(index), self.size, self.device)
 
     def rows(self) -> torch.Tensor:
         """All rows on every rank ``[count, d]``."""
@@ -119,13 +122,14 @@ class ShardedUpdates:
         rank, ranks = world()
         owned = tuple(range(rank, self.count, ranks))
         local = DenseUpdates(self.whole[list(owned)]) if owned else None
-        return ShardedUpdates(local, owned, self.count, self.size, self.whole)
+        return ShardedUpdates(local, owned, self.count, self.size, self.device, self.whole)
 
     def _scattered(self, mine: torch.Tensor | None, *shape: int) -> torch.Tensor:
         """This rank's rows in their places, the other ranks' added."""
-        whole = torch.zeros((self.count, *shape), device=mine.device if mine is not None else None)
+        whole = torch.zeros((self.count, *shape), device=self.device)
         if mine is not None:
-            whole[list(self.owned)] = mine.to(whole)
+            where = to_device(self.owned, whole.device, torch.int64)
+            whole.index_copy_(0, where, to_device(mine, whole.device, whole.dtype))
         return summed(whole)
 
 
@@ -156,9 +160,10 @@ class ShardedWork:
         counts = len(cohort)
 
         def scattered(values: torch.Tensor) -> torch.Tensor:
-            whole = torch.zeros((counts, *values.shape[1:]), dtype=torch.float64, device=values.device)
+            whole = torch.zeros((counts, *values.shape[1:]), dtype=torch.float64, device=engine.device)
             if owned:
-                whole[list(owned)] = values.double()
+                where = to_device(owned, whole.device, torch.int64)
+                whole.index_copy_(0, where, to_device(values, whole.device, torch.float64))
             return summed(whole).to(values.dtype)
 
         parts = {name: self._sharded(batch, owned, counts) for name, batch in sorted(reply.parts.items())}
@@ -170,8 +175,8 @@ class ShardedWork:
         return CohortReply(parts, states, metrics, queries)
 
     def _sharded(self, batch: UpdateBatch, owned: tuple[int, ...], count: int) -> ShardedUpdates:
-        size = int(batch.weighted_sum(torch.zeros(len(batch), dtype=torch.float64)).numel())
-        return ShardedUpdates(batch if owned else None, owned, count, size)
+        like = batch.weighted_sum(torch.zeros(len(batch), dtype=torch.float64))
+        return ShardedUpdates(batch if owned else None, owned, count, like.numel(), str(like.device))
 
 
 def _rows_of(cohort: Cohort, rows: Sequence[int]) -> Cohort:

@@ -29,14 +29,14 @@ class Computed:
     parts: dict[str, UpdateBatch]
     row: int
     state: dict[str, torch.Tensor] | None
-    metrics: dict[str, float]
+    metrics: dict[str, torch.Tensor]  # of the whole batch, and read only when the reply is collected
     queries: int
 
 
 def storable(pending: dict[int, Pending]) -> dict[str, Any]:
     """Everything a checkpoint needs; rows of one computed batch stay together, since that decides the bits."""
     batches: dict[int, int] = {}
-    stored: list[dict[str, UpdateBatch]] = []
+    stored: list[tuple[dict[str, UpdateBatch], dict[str, torch.Tensor]]] = []
     rows = {}
     for i, task in pending.items():
         reply = task.reply
@@ -44,8 +44,8 @@ def storable(pending: dict[int, Pending]) -> dict[str, Any]:
             marker = id(next(iter(reply.parts.values())))
             if marker not in batches:
                 batches[marker] = len(stored)
-                stored.append(reply.parts)
-            rows[i] = (batches[marker], reply.row, reply.state, reply.metrics, reply.queries)
+                stored.append((reply.parts, reply.metrics))
+            rows[i] = (batches[marker], reply.row, reply.state, reply.queries)
     tasks = {i: (t.dispatch, t.arrives, t.state) for i, t in pending.items()}
     return {"batches": stored, "rows": rows, "tasks": tasks}
 
@@ -53,6 +53,7 @@ def storable(pending: dict[int, Pending]) -> dict[str, Any]:
 def restored(stored: dict[str, Any]) -> dict[int, Pending]:
     """The tasks that ``storable`` was given."""
     pending = {i: Pending(*task) for i, task in stored["tasks"].items()}
-    for i, (batch, row, state, metrics, queries) in stored["rows"].items():
-        pending[i].reply = Computed(stored["batches"][batch], row, state, metrics, queries)
+    for i, (batch, row, state, queries) in stored["rows"].items():
+        parts, metrics = stored["batches"][batch]
+        pending[i].reply = Computed(parts, row, state, metrics, queries)
     return pending

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedopt.engine.base import ConcatUpdates, UpdateBatch
+from fedopt.engine.updates import ReorderedUpdates
 from fedopt.types import Bound, ReplyMeta
 
 UNBOUNDED = Bound(float("inf"))
@@ -82,6 +83,7 @@ class Gathered:
     def __init__(self) -> None:
         self.totals: dict[str, torch.Tensor] = {}
         self.pieces: dict[str, list[UpdateBatch]] = {}
+        self.ids: list[int] = []  # of the rows, in the order in which they were added up
         self.kept = True
         self.metrics: dict[str, list[float]] = {}
         self.failed: dict[int, str] = {}
@@ -99,6 +101,7 @@ class Gathered:
         self.kept = self.kept and keep
         if not ids:
             return
+        self.ids += ids
         for name, total in totals.items():
             self.totals[name] = self.totals[name] + total if name in self.totals else total
         if keep:
@@ -107,11 +110,15 @@ class Gathered:
         for name, values in metrics.items():
             self.metrics.setdefault(name, []).extend(values)
 
-    def part(self, name: str, weights: tuple[float, ...]) -> Part:
+    def part(self, name: str, weights: tuple[float, ...], order: list[int]) -> Part:
+        """A part with its rows in this order of ids."""
         pieces = self.pieces.get(name, [])
         batch: UpdateBatch | None = None
         if self.kept:
             batch = pieces[0] if len(pieces) == 1 else ConcatUpdates(tuple(pieces))
+            if order != self.ids:
+                place = {i: row for row, i in enumerate(self.ids)}
+                batch = ReorderedUpdates(batch, tuple(place[i] for i in order))
         return Part(batch, weights, self.totals[name])
 
     def means(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fedopt import environment
+from fedopt.engine.transfer import all_finite
 from fedopt.progress import Progress
 from fedopt.protocol import Finished, Stepped
 from fedopt.runlog import RunLog, check_writable, write_atomically
@@ -188,7 +189,7 @@ class Session:
         row = {**stepped.row, "wall_s": self._wall(), "train_loss": metrics.get("train_loss")}
         row["clip_fraction"], row["update_norm"] = metrics.get("clipped"), metrics.get("norm")
         row |= self._epsilon(stepped)
-        diverged = not bool(torch.isfinite(state.params).all())
+        diverged = not all_finite(state.params)
         last = run.server_steps is not None and stepped.step >= run.server_steps
         due = last or stepped.step % run.evaluate_every == 0
         if not diverged and due and "test_loss" not in self._withheld:
