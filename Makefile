@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup clean bench bench-peers
+.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ test-all: check
 # Tables of speeds, written to benchmarks/results/. Run them on a machine that does nothing else.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
+
+# How cost grows with population, cohort and model: table, exponents and figure.
+bench-scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py
 
 bench-peers: $(STAMP)
 	$(BIN)/python benchmarks/peers.py --borrow

@@ -15,6 +15,7 @@ from fedopt.data.base import ClientIndex, Examples, FederatedData
 from fedopt.engine import precision
 from fedopt.engine.base import BatchPlan, Cohort, ConcatUpdates, DenseUpdates, LocalRule
 from fedopt.engine.batches import Order, plan_batches, steps_only
+from fedopt.engine.blocks import Blocks, device_budget
 from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_client, summarise
 from fedopt.engine.flat_module import FlatModule, flatten, spec_of
 from fedopt.engine.losses import example_loss
@@ -29,7 +30,7 @@ from fedopt.rng import key
 from fedopt.types import ParamSpec
 
 Split = Literal["test", "train"]
-MOST_ROWS = 256
+MOST_ROWS, MOST_ROWS_CUDA = 256, 4096
 
 
 class CohortEngine:
@@ -44,6 +45,7 @@ class CohortEngine:
         chunk: rows computed at once, or ``auto``.
         dtype: ``float32``, ``bfloat16`` (autocast of forward and backward, parameters stay float32) or ``tf32`` (CUDA).
         threads: intra-op threads of torch, set for the process; None leaves them.
+        memory_bytes: what training a block may take on the device; None: no limit on a CPU, most of a CUDA device.
 
     Guarantees: same arguments, cohorts, chunk and threads give the same bits.
     """
@@ -58,6 +60,7 @@ class CohortEngine:
         chunk: int | Literal["auto"] = "auto",
         dtype: str = "float32",
         threads: int | None = None,
+        memory_bytes: int | None = None,
     ):
         self.device, self.data, self.seed, self.dtype = torch.device(device), data.materialised(), seed, dtype
         self.chunk = chunk
@@ -65,10 +68,15 @@ class CohortEngine:
             torch.set_num_threads(threads)
         precision.use(dtype)
         self.module: nn.Module | None = None
+        self._blocks: Blocks | None = None
         if data.objective is not None:
             self._init_objective()
         else:
             self._init_model(model, formulation)
+            taken = sum(each.nbytes for each in (*self._train, *self._test))
+            self._blocks = Blocks(
+                self.task, device_budget(self.device, taken) if memory_bytes is None else memory_bytes
+            )
 
     def _init_objective(self) -> None:
         objective = self.data.objective
@@ -114,7 +122,7 @@ class CohortEngine:
         return "min" if self.data.objective is not None else "max"
 
     def chunk_rows(self, d: int | None = None) -> int:
-        """Most rows worth giving to ``train`` at once: a share of the machine's memory, at most 256.
+        """Most rows worth giving to ``train`` at once: a share of the machine's memory, at most 256 (4096 on CUDA).
 
         Inside, ``train`` sorts them by their number of steps and computes ``block_rows`` at a time, which is what fits
         the cache; so larger cohorts are better than small ones until memory ends.
@@ -125,11 +133,14 @@ class CohortEngine:
         if self.chunk != "auto":
             return max(1, int(self.chunk))
         bytes_per_row = 4 * 6 * (d or self.spec.size)  # start, point, gradient, buffer, update, and one to spare
-        return max(1, min(MOST_ROWS, _memory(self.device) // bytes_per_row))
+        most = MOST_ROWS_CUDA if self.device.type == "cuda" else MOST_ROWS
+        return max(1, min(most, _memory(self.device) // bytes_per_row))
 
     @property
     def block_rows(self) -> int:
-        """Rows computed together inside ``train``."""
+        """Rows computed together inside ``train``: what fits the cache of a CPU; a GPU wants all it can get."""
+        if self.device.type == "cuda":
+            return self.chunk_rows()
         return min(self.chunk_rows(), getattr(self._formulation, "preferred_rows", MOST_ROWS))
 
     def plan_batches(
@@ -156,11 +167,20 @@ class CohortEngine:
         if len(cohort) == 0:
             return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
         order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
+        formulation = self._formulation_for(rule)
         size = self.block_rows if self.chunk == "auto" else self.chunk_rows()
-        results = []
+        if self._blocks is not None:
+            steps, width = plan.counts.shape[1], int(plan.counts.max(initial=0))
+            starts = len(cohort.distinct("params")[0])
+            size = self._blocks.rows(size, formulation.name, rule, steps, width, starts)
+
+        def train(rows: Sequence[int]) -> Trained:
+            return formulation.train(make_chunk(cohort, rule, plan, rows, self.device))  # type: ignore[no-any-return]
+
+        results: list[Trained] = []
         for begin in range(0, len(order), size):
-            chunk = make_chunk(cohort, rule, plan, order[begin : begin + size], self.device)
-            results.append(self._formulation_for(rule).train(chunk))
+            rows = order[begin : begin + size]
+            results += [train(rows)] if self._blocks is None else self._blocks.train(rows, train)
         updates = results[0].updates if len(results) == 1 else ConcatUpdates(tuple(r.updates for r in results))
         position = np.argsort(order).tolist()
         losses = rows_at(torch.cat([r.losses for r in results]), position)

@@ -1,8 +1,8 @@
 """How much memory training a block of clients takes: predicted before, and respected.
 
 A formulation is run on PyTorch's ``meta`` device, whose tensors have sizes and no numbers, and the bytes alive at once
-are added up. Two small blocks give the line ``fixed + per_row * rows``, which holds for every formulation: all they keep
-is one tensor axis over rows. So any module is covered, and nothing is allocated.
+are added up. Two small blocks give the line ``fixed + per_row * rows``, which holds for every formulation: what they
+keep has one axis over rows. So any module is covered, and nothing is allocated.
 """
 
 from __future__ import annotations

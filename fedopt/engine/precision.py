@@ -1,8 +1,8 @@
 """Arithmetic of local training: float32, TF32 on CUDA devices, or bfloat16 by autocast; and what must stay exact.
 
 TF32 keeps 10 bits of every factor of a product. Training bears that, privacy does not: a norm that is too small by one
-part in a thousand lets a client contribute more than the clipping norm the noise was made for. So norms, sums of clipped
-rows and gradients of clipped examples are computed under ``exact_products``, whatever training uses.
+part in a thousand lets a client contribute more than the clipping norm the noise was made for. So norms, sums of
+clipped rows and gradients of clipped examples are computed under ``exact_products``, whatever training uses.
 """
 
 from __future__ import annotations

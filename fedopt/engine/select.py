@@ -39,7 +39,7 @@ def select(task: LossTask, wanted: str) -> tuple[Selection, Any, Any]:
     if trouble is not None:
         return Selection("loop", f"{chosen} does not apply: {trouble}"), loop, loop
     fallback = loop if chosen == "loop" or _trouble(task, "vmap") is not None else Vectorized(task)
-    return Selection(chosen, reason), _build(task, chosen, loop), fallback
+    return Selection(chosen, reason), build(task, chosen), fallback
 
 
 def _rule(task: LossTask) -> tuple[str, str]:
@@ -65,7 +65,8 @@ def _trouble(task: LossTask, name: str) -> str | None:
     return None
 
 
-def _build(task: LossTask, name: str, loop: Loop) -> Any:
+def build(task: LossTask, name: str) -> Any:
+    """A formulation by name."""
     match name:
         case "vmap":
             return Vectorized(task)
@@ -73,4 +74,4 @@ def _build(task: LossTask, name: str, loop: Loop) -> Any:
             return Batched(task, "never")
         case "dual":
             return Batched(task, "auto")
-    return loop
+    return Loop(task)

@@ -44,7 +44,9 @@ def make_data(kind="classification", shape=(4,), outputs=3, sizes=SIZES, seed=0)
 def make_cohort(engine, steps, clients=None, versions=1, seed=3):
     """Rows with ``versions`` different starting points."""
     start = engine.initial_parameters()
-    points = [start + 0.1 * v * torch.sin(torch.arange(len(start), device=start.device).float()) for v in range(versions)]
+    points = [
+        start + 0.1 * v * torch.sin(torch.arange(len(start), device=start.device).float()) for v in range(versions)
+    ]
     clients = tuple(range(len(steps))) if clients is None else tuple(clients)
     messages = tuple(Message({"params": points[i % versions]}, {"version": i % versions}) for i in range(len(steps)))
     return Cohort(clients, tuple(i % 2 for i in range(len(steps))), messages, tuple(steps), seed)
