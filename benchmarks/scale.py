@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=None, help="client updates of one run; fewer for a trial")
     parser.add_argument("--largest", type=int, default=None, help="leave out larger sizes, for a trial")
     parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--add", type=Path, nargs="+", default=[], help="pool the samples of these earlier results")
     parser.add_argument("--point", nargs=2, metavar=("AXIS", "SIZE"), help="one point in this process, as JSON")
     options = parser.parse_args()
     if options.point:
@@ -244,13 +245,17 @@ def main() -> None:
                 found = measured(axis, size, options.updates or UPDATES[axis])
                 samples[axis][size].append(found)
                 print(f"repeat {repeat + 1} {axis} {size:,}: {found['total_us']:.0f} us per update", flush=True)
+    for path in options.add:
+        for axis, found_sizes in json.loads(path.read_text())["samples"].items():
+            for size, earlier in found_sizes.items():
+                samples.setdefault(axis, {}).setdefault(int(size), []).extend(earlier)
     date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
     results = {
         "date": date,
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "load_before": before,
         "load_after": os.getloadavg(),
-        "repeats": options.repeats,
+        "repeats": max(len(each) for found in samples.values() for each in found.values()),
         "axes": {a: [{"size": s, **summarise(each)} for s, each in found.items()] for a, found in samples.items()},
         "samples": samples,
     }
