@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale
+.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale bench-gpu bench-kernels bench-processes
 
 setup: $(STAMP)
 
@@ -38,6 +38,19 @@ test-all: check
 # Tables of speeds, written to benchmarks/results/. Run them on a machine that does nothing else.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
+
+# On a machine with a CUDA device: the CIFAR-10 workload of pfl-research, and W1 to W5 in cohorts of 50 to 5,000.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
+
+# Single kernels, with pytest-benchmark.
+bench-kernels: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pytest-benchmark
+	$(BIN)/python -m pytest benchmarks/kernels.py --benchmark-sort=name --benchmark-columns=median,iqr,min,rounds
+
+# What a second process brings (torchrun), on a CPU.
+bench-processes: $(STAMP)
+	$(BIN)/python benchmarks/processes.py
 
 # How cost grows with population, cohort and model: table, exponents and figure.
 bench-scale: $(STAMP)
