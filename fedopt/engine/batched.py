@@ -24,9 +24,11 @@ from fedopt.engine.pieces import Piece, PiecewiseUpdates
 from fedopt.engine.precision import exact_products
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.rules import clipping_factors
+from fedopt.engine.stacked_trunk import StackedTrunk
 from fedopt.engine.tasks import Chunk, LossTask, Trained
 from fedopt.engine.transfer import to_device
 from fedopt.engine.trunk import Trunk
+from fedopt.models._inspect import unvectorizable
 from fedopt.rng import torch_generator
 
 DualUse = Literal["never", "always", "auto"]
@@ -69,24 +71,31 @@ def _has_state(layer: nn.Module) -> bool:
     return any(isinstance(each, stateful) for each in layer.modules()) or any(True for _ in layer.buffers())
 
 
+def _trunk(task: LossTask, module: nn.Module, stacked: bool) -> Trunk | StackedTrunk:
+    made = copy.deepcopy(module).to(task.device)
+    like = task.inputs[:2]
+    if stacked and not unvectorizable(made, torch.zeros(like.shape, dtype=like.dtype, device=task.device)):
+        return StackedTrunk(made, task.bfloat16)
+    return Trunk(made, task.bfloat16, len(task.inputs.shape) == 4)
+
+
 class Batched:
     """Trains a chunk of clients at once.
 
     Args:
         task: the model and data; the model must be a chain that ``split_chain`` accepts.
         dual: whether linear layers may be in dual form.
+        stacked: whether the trunk runs for all rows at once; by default it does where that pays, on a GPU.
     """
 
-    def __init__(self, task: LossTask, dual: DualUse):
+    def __init__(self, task: LossTask, dual: DualUse, stacked: bool | None = None):
         parts = split_chain(task.module)
         if parts is None or task.task.kind not in ("classification", "regression"):
             raise ValueError("the batched formulation needs an nn.Sequential ending in linear layers; use loop or vmap")
         trunk, head = parts
         self.name = "batched" if dual == "never" else "dual"
         self._task, self._dual = task, dual
-        self._trunk = Trunk(
-            copy.deepcopy(nn.Sequential(*trunk)).to(task.device), task.bfloat16, len(task.inputs.shape) == 4
-        )
+        self._trunk = _trunk(task, nn.Sequential(*trunk), task.device.type != "cpu" if stacked is None else stacked)
         self._has_trunk = bool(trunk)
         self._head = [layer for layer in head if type(layer) is not nn.Identity]
         self._flat_inputs = task.inputs.flatten(1)

@@ -67,6 +67,17 @@ def test_training_never_waits(tiny, formulation, name, vary):
     assert not watch.violations and watch.operations > 100
 
 
+class Convolutions(Model):
+    def build(self, task):
+        trunk = [nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(*trunk, nn.Dropout(0.2), nn.Flatten(), nn.Linear(12, task.num_outputs))
+
+
+@pytest.mark.parametrize("formulation", ["loop", "batched", "dual"])
+def test_nor_with_convolutions(tiny, formulation):
+    assert not train(tiny, formulation, {}, model=Convolutions()).violations
+
+
 @pytest.mark.parametrize("formulation", ["loop", "batched", "dual"])
 def test_nor_with_dropout_and_repeated_examples(tiny, formulation):
     assert not train(tiny, formulation, {}, model=WithDropout()).violations

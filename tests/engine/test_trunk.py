@@ -6,6 +6,7 @@ from torch import nn
 
 from fedopt.engine.base import ExampleClipping, LocalRule
 from fedopt.engine.batched import Batched
+from fedopt.engine.stacked_trunk import StackedTrunk
 from fedopt.models.base import Model
 
 
@@ -33,10 +34,10 @@ RULES = {
 }
 
 
-def run(tiny, formulation, model, rule, dual="auto", order="shuffled", **options):
+def run(tiny, formulation, model, rule, dual="auto", order="shuffled", stacked=None, **options):
     engine = tiny.engine(formulation, model, tiny.data("classification", (1, 6, 6), 3), **options)
-    if dual == "always":
-        engine._formulation = Batched(engine.task, "always")
+    if dual == "always" or stacked:
+        engine._formulation = Batched(engine.task, dual, stacked)
     cohort = tiny.cohort(engine, (3, 5, 1, 4, 2), versions=2)
     plan = engine.plan_batches(cohort, 4, order)
     rates = torch.linspace(0.05, 0.3, 5)[:, None].expand(plan.counts.shape)
@@ -72,6 +73,17 @@ def test_dropout_masks_are_those_of_the_loop(tiny, order, dual):
     _, found = run(tiny, "dual", model, {"weight_decay": 0.1}, dual, order, chunk=2)
     assert_close(found.updates, expected.updates)
     assert (other.updates.rows() - expected.updates.rows()).norm() > 0.1 * expected.updates.rows().norm()
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "examples"])
+@pytest.mark.parametrize("model", [Images(), Images(normalise=True), Images(dropout=0.5)], ids=["conv", "norm", "drop"])
+@pytest.mark.parametrize("order", ["shuffled", "poisson"])
+def test_a_trunk_for_all_rows_at_once_equals_the_loop(tiny, rule, model, order):
+    _, expected = run(tiny, "loop", model, RULES[rule], order=order)
+    engine, found = run(tiny, "dual", model, RULES[rule], order=order, stacked=True, chunk=3)
+    assert isinstance(engine._formulation._trunk, StackedTrunk)
+    assert_close(found.updates, expected.updates)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_dropout_goes_to_the_loop_rather_than_vmap(tiny):
