@@ -3,7 +3,8 @@
 The rule, from the measurements in ``docs/performance.md``: chains that end in linear layers go to the hand-batched
 layers, with wide linear layers in dual form; everything else to the loop on a CPU (where ``vmap`` gains nothing:
 writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
-Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop.
+Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop. ``graphed`` is
+never chosen by itself: nobody has measured it on a GPU yet.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fedopt.engine.batched import Batched, split_chain
+from fedopt.engine.graphed import Graphed, graphed_refusal
 from fedopt.engine.loop import Loop
 from fedopt.engine.tasks import LossTask
 from fedopt.engine.vectorized import Vectorized, refusal
 
-FORMULATIONS = ("auto", "loop", "vmap", "batched", "dual")
+FORMULATIONS = ("auto", "loop", "vmap", "batched", "dual", "graphed")
 
 
 class Selection(NamedTuple):
@@ -58,6 +60,8 @@ def _trouble(task: LossTask, name: str) -> str | None:
         return refusal(task.module, task.inputs[:2])
     if name == "loop":
         return None
+    if name == "graphed":
+        return graphed_refusal(task)
     if split_chain(task.module) is None:
         return "the model is not an nn.Sequential that ends in linear layers"
     if task.task.kind not in ("classification", "regression"):
@@ -74,4 +78,6 @@ def build(task: LossTask, name: str) -> Any:
             return Batched(task, "never")
         case "dual":
             return Batched(task, "auto")
+        case "graphed":
+            return Graphed(task)
     return Loop(task)

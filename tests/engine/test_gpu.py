@@ -118,6 +118,16 @@ def test_norms_are_exact_where_training_is_tf32(tiny, formulation):
     torch.testing.assert_close(found.updates.weighted_sum(weights).double(), weights @ rows, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", [{}, {"weight_decay": 0.1}])
+def test_a_captured_step_gives_the_numbers_of_the_loop(tiny, rule):
+    expected = prepared(tiny, "loop", rule, "cpu")[1]()
+    engine, train = prepared(tiny, "graphed", rule)
+    close(train().updates.rows(), expected.updates.rows())
+    close(train().updates.rows(), expected.updates.rows())  # replayed from the graph that the first call captured
+    (replay,) = engine._formulation._shapes.values()
+    assert replay.step.__name__ == "replay"
+
+
 @pytest.mark.parametrize("changes", [{}, BUFFERED])
 def test_a_run_gives_the_model_of_a_cpu(tmp_path, changes):
     models = []
