@@ -140,10 +140,18 @@ def _laplace(epsilon: float) -> np.ndarray:
 
 
 def _skellam(l1: float, l2: float, variance: float, scale: float) -> np.ndarray:
-    """Norms and variance in real units: an integer variance with a real norm would be wrong by scale squared."""
-    shared = 4 * scale**3 * variance**2
-    extra = np.minimum(((2 * ORDERS - 1) * scale * l2**2 + 6 * l1) / shared, 3 * l1 / (2 * scale * variance))
-    return ORDERS * l2**2 / (2 * variance) + extra
+    """Norms and variance in real units: an integer variance with a real norm would be wrong by scale squared.
+
+    The bound is proved at integer orders (Corollary 4.1); between them the cumulant is interpolated.
+    """
+
+    def cumulant(orders: np.ndarray) -> np.ndarray:
+        shared = 4 * scale**3 * variance**2
+        extra = np.minimum(((2 * orders - 1) * scale * l2**2 + 6 * l1) / shared, 3 * l1 / (2 * scale * variance))
+        return (orders - 1) * (orders * l2**2 / (2 * variance) + extra)
+
+    below, share = np.floor(ORDERS), ORDERS - np.floor(ORDERS)
+    return ((1 - share) * cumulant(below) + share * cumulant(below + 1)) / (ORDERS - 1)
 
 
 def _discrete_gaussian(event: DiscreteGaussianEvent, factor: float) -> np.ndarray:
