@@ -189,8 +189,9 @@ def _recorded_devices(devices: Any) -> Any:
 def check(scenario: Scenario) -> list[Problem]:
     """Problems between sections, which no single section can see."""
     from fedopt.privacy.combination import problems_of
+    from fedopt.reply_parts import unanswered
 
-    return problems_of(scenario)
+    return [*unanswered(scenario), *problems_of(scenario)]
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:

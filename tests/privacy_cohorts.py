@@ -59,6 +59,7 @@ def one_release(mechanism, rows, *, weights=None, step=1, noise=None, public=Non
 
 def scenario(steps=100, claim=None, max_participations=None, relation="zero_out_one", aggregator=None):
     """The few fields of a scenario that mechanisms look at."""
+    aggregator = aggregator or SimpleNamespace(reply_parts=lambda: ("update",))
     return SimpleNamespace(
         run=SimpleNamespace(server_steps=steps),
         sampling=SimpleNamespace(claim=lambda clients, streaming: claim or SamplingClaim("none")),

@@ -70,6 +70,10 @@ class Method(Settings):
     def step(self, state: Any, released: dict[str, torch.Tensor], public: Public) -> Step:
         """Move the model, from released values and public state only."""
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Names of the parts that this method takes from replies; the client's work must send them."""
+        return ("update",)
+
     def evaluated(self, state: Any) -> torch.Tensor:
         """Parameters to evaluate and to save ``[d]``; the current model unless the method says otherwise."""
         return state.params

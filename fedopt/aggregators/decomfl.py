@@ -53,6 +53,10 @@ class DeComFL(SeedLogMethod):
     )
     max_staleness: int | None = Field(None, ge=0, description="reject staler replies, in server steps; null: never")
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Scalars along the common directions."""
+        return ("scalars",)
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """An empty log."""
         return self.start(params, public.seed)

@@ -39,6 +39,10 @@ class Diff2(Method):
     restart_every: int = Field(10, ge=1, description="rounds T between full gradients; 1 is gradient descent")
     server_lr: float = Field(0.1, gt=0, description="step size eta")
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """A gradient, or a difference over its distance."""
+        return ("gradient", "slope")
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start with a restart."""
         return State(params, params, params.new_zeros(params.shape), 0)

@@ -70,6 +70,10 @@ class FedKSeed(Method):
         """No bound is declared for the sums."""
         return (no_bound(self, "sums of scalars along drawn directions"),) if public.is_private else ()
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Sums of scalars per candidate direction."""
+        return ("accumulated",)
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """A = 0."""
         import torch

@@ -34,6 +34,10 @@ class FeedSign(SeedLogMethod):
         True, description="whether the direction follows from the step number, or a seed is sent"
     )
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """One vote."""
+        return ("scalars",)
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """An empty log."""
         return self.start(params, public.seed)

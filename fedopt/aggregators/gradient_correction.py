@@ -70,6 +70,10 @@ class GradientCorrection(Method):
             "aggregator: {kind: fedavg} with client: {kind: finite_difference}, or {kind: decomfl}",
         )
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Change of model, and what corrects the local estimates."""
+        return ("update", "correction")
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start from the given parameters, without a correction."""
         refuse_problems(self, public)

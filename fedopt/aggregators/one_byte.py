@@ -54,6 +54,10 @@ class OneByte(SeedLogMethod):
         reason = "every scalar belongs to a direction of its own; decomfl shares directions"
         return (no_bound(self, reason),) if public.is_private else ()
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Scalars along own directions."""
+        return ("scalars",)
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """An empty log."""
         refuse_problems(self, public)

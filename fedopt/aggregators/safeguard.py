@@ -53,6 +53,10 @@ class Safeguard(Method):
             found += ("safeguard needs an aggregator that works in rounds; a stream has no cohort to ask again",)
         return (*found, no_bound(self, "values of private functions")) if public.is_private else found
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Those of the inner method; its own question is answered by every work on a function."""
+        return self.inner.reply_parts()
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start the inner method."""
         refuse_problems(self, public)

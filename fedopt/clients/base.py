@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedopt.components import Settings
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 class ClientWork(Settings):
-    """Base of client work. Pure in (cohort, seed): no evolving values in self."""
+    """Base of client work. Pure in (cohort, seed): no evolving values in self.
+
+    ``sends`` names the parts a reply can have; the aggregator must not need others.
+    """
+
+    sends: ClassVar[tuple[str, ...]] = ("update",)
 
     @abstractmethod
     def planned_steps(self, num_examples: int, message: Message) -> int:

@@ -41,6 +41,8 @@ class DpSpsa(ClientWork):
     steps: Literal[1] = Field(1, description="local steps; the aggregator's local_steps must be 1 too")
     radius: float = Field(1e-3, gt=0, description="smoothing radius in units of the parameters")
 
+    sends = ("scalars",)
+
     _clipping: ExampleClipping | None = PrivateAttr(None)
 
     def protected(self, clipping: ExampleClipping) -> DpSpsa:

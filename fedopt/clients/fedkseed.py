@@ -32,6 +32,8 @@ class FedKSeed(BlackBoxWork):
     radius: float = Field(5e-4, gt=0, description="smoothing radius in units of the parameters")
     loss_clip: float = Field(0.0, ge=0, description="skip a step whose two losses differ by more; 0: never")
 
+    sends = ("accumulated", "sizes", "counts")
+
     def planned_steps(self, num_examples: int, message: Message) -> int:
         """tau."""
         return int(message.config.get("local_steps", self.steps))

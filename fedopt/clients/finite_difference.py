@@ -41,6 +41,8 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         "default", description="defaults of the other options: ours, or the authors' program"
     )
 
+    sends = ("update", "control", "correction")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_variant(cls, given: Any) -> Any:

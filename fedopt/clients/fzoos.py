@@ -53,6 +53,8 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         "default", description="defaults of the other options: ours, the paper's formulas, or the authors' program"
     )
 
+    sends = ("update", "correction")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_variant(cls, given: Any) -> Any:

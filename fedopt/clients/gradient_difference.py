@@ -29,6 +29,8 @@ class GradientDifference(ClientWork):
 
     examples_at_once: int = Field(64, ge=1, description="per-example gradients held in memory at the same time")
 
+    sends = ("gradient", "slope")
+
     _clipping: ExampleClipping | None = PrivateAttr(None)
 
     def protected(self, clipping: ExampleClipping) -> GradientDifference:

@@ -31,6 +31,8 @@ class Scaffold(LocalTraining):
         "II", description="new control from one more pass over the local data (I), or from the update (II)"
     )
 
+    sends = ("update", "control")
+
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
         """Two float32 per parameter: update and control."""
         return 8 * spec.size

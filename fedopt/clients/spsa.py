@@ -38,6 +38,8 @@ class Spsa(BlackBoxWork):
     radius: float = Field(1e-3, gt=0, description="smoothing radius in units of the parameters")
     scheme: Literal["central", "forward", "jvp"] = Field("central", description="how a slope is measured")
 
+    sends = ("scalars",)
+
     def planned_steps(self, num_examples: int, message: Message) -> int:
         """Local steps K (decomfl), or scalars of one task (one_byte)."""
         return int(message.config.get("local_steps", message.config.get("scalar_steps", 1)))

@@ -97,6 +97,12 @@ def _relation_is_possible(scenario: Scenario) -> Found:
         )
     if hidden and privacy.unit == "client":
         yield from _poisson_is_kept(scenario)
+    if privacy.trust == "local" and privacy.unit == "client" and privacy.relation != "replace_one":
+        yield (
+            ("privacy", "relation"),
+            f"is {privacy.relation}, but under trust: local a reply must hide which of any two inputs it came from; "
+            "use relation: replace_one (its epsilon is larger, and is the local one)",
+        )
     yield from private_durations(scenario, streaming or _times_decide(scenario))
     if streaming and privacy.max_participations is None:
         yield (

@@ -105,11 +105,6 @@ def assumptions(accounting: PrivacyAccounting) -> list[str]:
         )
     if privacy.relation != "add_or_remove_one":
         found.append("The schedule, the durations, the weights and the population are public.")
-    if privacy.trust == "local" and privacy.relation != "replace_one":
-        found.append(
-            f"The relation {privacy.relation} compares a reply with one of zeros. Local privacy between any two inputs "
-            "is relation: replace_one, and its epsilon is larger."
-        )
     if privacy.hypothetical_population is not None:
         found.append(f"HYPOTHETICAL: accounted as if there were {privacy.hypothetical_population} clients.")
     found.append(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedopt.privacy.base import Counted, Tally
-from fedopt.privacy.events import PoissonSampled
+from fedopt.privacy.events import Composed, PoissonSampled
 from fedopt.privacy.releases import (
     DiscreteGaussianEvent,
     Event,
@@ -42,12 +42,18 @@ def sampled_profile(tally: Tally, probability: float) -> Counted:
     """Under Poisson sampling of clients every release is charged to everybody, amplified."""
     counts: dict[Event, int] = {}
     for events, releases in zip(tally.events, tally.releases, strict=True):
-        for event in events:
-            wrapped = (
-                event if probability >= 1 or isinstance(event, MatrixEvent) else PoissonSampled(probability, event)
-            )
-            counts[wrapped] = counts.get(wrapped, 0) + (1 if isinstance(event, MatrixEvent) else releases)
+        for event in _sampled(events, probability):
+            counts[event] = counts.get(event, 0) + (1 if isinstance(event, MatrixEvent) else releases)
     return tuple(counts.items())
+
+
+def _sampled(events: Sequence[Event], probability: float) -> tuple[Event, ...]:
+    """Events of one release under Poisson sampling: they share one coin, so they are sampled together."""
+    shared = [event for event in events if not isinstance(event, MatrixEvent)]
+    if probability >= 1 or not shared:
+        return tuple(events)
+    together = shared[0] if len(shared) == 1 else Composed(tuple(shared))
+    return (PoissonSampled(probability, together), *(event for event in events if isinstance(event, MatrixEvent)))
 
 
 def dominating_profile(tally: Tally) -> Counted:
@@ -106,13 +112,11 @@ def with_next(profile: Counted, events: Sequence[Event], probability: float, lim
         limit: enforced participations of one client, or None.
     """
     counts = dict(profile)
-    for event in events:
+    for event in _sampled(events, probability):
         if isinstance(event, MatrixEvent):
             counts[event] = 1
-            continue
-        wrapped = event if probability >= 1 else PoissonSampled(probability, event)
-        if limit is None or counts.get(wrapped, 0) < limit:
-            counts[wrapped] = counts.get(wrapped, 0) + 1
+        elif limit is None or counts.get(event, 0) < limit:
+            counts[event] = counts.get(event, 0) + 1
     return tuple(counts.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.base import ClientContext, Noise
 from fedopt.privacy.releases import Event, GaussianEvent, NonPrivateEvent
@@ -140,6 +140,44 @@ def chosen(noise_multiplier: float | None) -> float:
     if noise_multiplier is None:
         raise ValueError("noise_multiplier is not set; give it, or privacy.target_epsilon to calibrate it")
     return noise_multiplier
+
+
+def one_update(scenario: Any, mechanism: str) -> tuple[str, ...]:
+    """The refusal of replies that are not one vector of the model's size, for mechanisms that encode such a vector."""
+    parts = scenario.aggregator.reply_parts()
+    if parts == ("update",):
+        return ()
+    return (
+        f"{mechanism} encodes one vector of the model's size per reply, but aggregator {scenario.aggregator.kind()} "
+        f"takes {' and '.join(parts)}; use mechanism: {{kind: distributed_gaussian}} or {{kind: gaussian}}, or an "
+        "aggregator of whole updates such as fedavg",
+    )
+
+
+def fewest_is_known(scenario: Any, minimum_clients: int | None) -> tuple[str, ...]:
+    """The refusal of a shuffle that waits for a whole cohort of which some may be lost."""
+    from fedopt.privacy.combination import public_of
+
+    public, devices = public_of(scenario), scenario.devices
+    streams = public is not None and scenario.aggregator.plan(None, public).pacing == "stream"
+    losses = devices.dropout > 0 or devices.interrupt or scenario.sampling.deadline_s is not None
+    if minimum_clients is not None or not (streams or losses):
+        return ()
+    return (
+        "minimum_clients is the whole cohort unless it is given, but replies can be lost or come one by one here; set "
+        "it to the number of honest messages that always arrive (fewer are not opened, and noise is for that many)",
+    )
+
+
+def one_direction(scenario: Any, mechanism: str) -> tuple[str, ...]:
+    """The refusal of scalars along new directions in every step, for mechanisms whose noise steps share."""
+    if "scalars" not in scenario.aggregator.reply_parts():
+        return ()
+    return (
+        f"{mechanism} spreads one noise over the sum of several steps, but the scalars of aggregator "
+        f"{scenario.aggregator.kind()} belong to new directions in every step, so nothing adds up; use mechanism: "
+        "{kind: gaussian}",
+    )
 
 
 def require_unit_weights(context: ClientContext, mechanism: str) -> None:

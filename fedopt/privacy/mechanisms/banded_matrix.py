@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Noise, Release
 from fedopt.privacy.correlated import square_root_coefficients, toeplitz_sensitivity
 from fedopt.privacy.mechanisms._multiplier import WithMultiplier
-from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, norm_bound, normal, require_bound
+from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, norm_bound, normal, one_direction, require_bound
 from fedopt.privacy.releases import Event, MatrixEvent, NonPrivateEvent
 from fedopt.types import Bound, Public
 
@@ -72,7 +72,7 @@ class BandedMatrix(WithMultiplier):
 
     def problems(self, scenario: Any) -> tuple[str, ...]:
         """Participations must be apart by a public schedule."""
-        found: tuple[str, ...] = ()
+        found = one_direction(scenario, "banded_matrix")
         if scenario.run.server_steps is None:
             found += ("banded_matrix needs run.server_steps: its sensitivity is that of the whole run",)
         claim = scenario.sampling.claim(10**9, False)

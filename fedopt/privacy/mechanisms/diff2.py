@@ -164,7 +164,10 @@ class Diff2(Mechanism):
         noise: Noise,
         public: Public,
     ) -> Release:
-        """Add central noise; nothing else to add under the other two."""
+        """Add central noise; nothing else to add under the other two.
+
+        ``noise_std`` is that of the released mean, or of one reply under local noise.
+        """
         released, part, std = {}, GRADIENT, 0.0
         for index, (name, (value, declared)) in enumerate(reduced.items()):
             bound = require_bound(name, declared)
@@ -177,7 +180,10 @@ class Diff2(Mechanism):
             )
         multiplier = self.multiplier(part)
         if self.noise == "distributed" and survivors:
-            multiplier *= math.sqrt(survivors / public.num_clients)
+            share = math.sqrt(survivors / public.num_clients)
+            multiplier, std = multiplier * share, std * share
+        if self.noise == "local":  # of one reply, at its largest: the client with the fewest examples
+            std = noise_std(multiplier, self.bound(part, state, public))
         facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": multiplier, "noise_std": std}
         return Release(released, (gaussian_event(multiplier),) if survivors else (), state, facts)
 

@@ -6,10 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Mechanism, Noise, Release
-from fedopt.privacy.mechanisms._parts import CLIENT, clip, require_unit_weights, withheld
+from fedopt.privacy.mechanisms._parts import (
+    CLIENT,
+    clip,
+    fewest_is_known,
+    one_update,
+    require_unit_weights,
+    withheld,
+)
 from fedopt.privacy.releases import Event, ShuffleEvent
 from fedopt.types import Bound, Public
 
@@ -46,11 +53,30 @@ class ShuffleHemisphere(Mechanism):
     local_epsilon: float | None = Field(
         None, gt=0, le=30, description="eps0 of one message; null calibrates it to privacy.target_epsilon"
     )
-    minimum_clients: int = Field(1, ge=1, description="honest messages that a shuffle needs")
+    minimum_clients: int | None = Field(
+        None, ge=1, description="honest messages that a shuffle needs; null: the whole cohort, where none can be lost"
+    )
 
     trusts = ("shuffle",)
     unit_weights = True
     anonymous = True
+
+    _whole_cohort: int = PrivateAttr(1)
+
+    def prepared(self, scenario: Any, public: Public) -> ShuffleHemisphere:
+        """Learn the cohort."""
+        made = self.model_copy()
+        made._whole_cohort = max(1, math.floor(public.expected_cohort))
+        return made
+
+    def problems(self, scenario: Any) -> tuple[str, ...]:
+        """Replies must be one vector, and the fewest messages must be known."""
+        return (*one_update(scenario, "shuffle_hemisphere"), *fewest_is_known(scenario, self.minimum_clients))
+
+    @property
+    def fewest(self) -> int:
+        """Messages that a shuffle needs."""
+        return self._whole_cohort if self.minimum_clients is None else self.minimum_clients
 
     @property
     def local(self) -> float:
@@ -128,18 +154,18 @@ class ShuffleHemisphere(Mechanism):
         """Open the shuffled messages if enough arrived; charged with the number delivered."""
         size = next(iter(reduced.values()))[0].numel()
         facts = {"clipping_norm": self.clipping_norm, "noise_std": self.length(size) / math.sqrt(size)}
-        if survivors < self.minimum_clients:
+        if survivors < self.fewest:
             return Release(withheld(reduced, size), (), state, facts)
         values = {name: value for name, (value, _) in reduced.items()}
         return Release(values, (ShuffleEvent(self.local, survivors),), state, facts)
 
     def next_events(self, state: State, public: Public) -> tuple[Event, ...]:
         """One shuffle with the fewest messages."""
-        return (ShuffleEvent(self.local, self.minimum_clients),)
+        return (ShuffleEvent(self.local, self.fewest),)
 
     def planned_events(self, releases: int, participations: int, public: Public, scenario: Any) -> Counted:
         """One shuffle with the fewest messages per participation."""
-        return ((ShuffleEvent(self.local, self.minimum_clients), participations),)
+        return ((ShuffleEvent(self.local, self.fewest), participations),)
 
     def noise_level(self) -> float | None:
         """1 / eps0."""

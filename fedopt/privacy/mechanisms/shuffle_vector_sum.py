@@ -10,7 +10,15 @@ from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Mechanism, NeedsDimension, Noise, Release
 from fedopt.privacy.mechanisms._integers import IntegerUpdates
-from fedopt.privacy.mechanisms._parts import CLIENT, clip, require_bound, require_unit_weights, withheld
+from fedopt.privacy.mechanisms._parts import (
+    CLIENT,
+    clip,
+    fewest_is_known,
+    one_update,
+    require_bound,
+    require_unit_weights,
+    withheld,
+)
 from fedopt.privacy.releases import Event, ShuffledSumEvent
 from fedopt.types import Bound, Public
 
@@ -50,7 +58,9 @@ class ShuffleVectorSum(Mechanism):
         None, ge=1, description="noise bits b per client and coordinate; null calibrates them to privacy.target_epsilon"
     )
     bias: float = Field(0.25, gt=0, le=0.5, description="probability p of a one in a noise bit")
-    minimum_clients: int = Field(1, ge=1, description="honest clients that a shuffle needs")
+    minimum_clients: int | None = Field(
+        None, ge=1, description="honest clients that a shuffle needs; null: the whole cohort, where none can be lost"
+    )
     largest_dimension: int = Field(
         2000, ge=1, description="refuse models with more parameters: the number of messages grows with it"
     )
@@ -75,6 +85,15 @@ class ShuffleVectorSum(Mechanism):
         made = self.model_copy()
         made._dimension, made._cohort = public.dimension, public.expected_cohort
         return made
+
+    def problems(self, scenario: Any) -> tuple[str, ...]:
+        """Replies must be one vector of the model's size, and the fewest clients must be known."""
+        return (*one_update(scenario, "shuffle_vector_sum"), *fewest_is_known(scenario, self.minimum_clients))
+
+    @property
+    def fewest(self) -> int:
+        """Clients that a shuffle needs."""
+        return max(1, math.floor(self._cohort)) if self.minimum_clients is None else self.minimum_clients
 
     @property
     def dimension(self) -> int:
@@ -153,7 +172,7 @@ class ShuffleVectorSum(Mechanism):
         unit = 2 * self.clipping_norm / self.steps
         std = unit * math.sqrt(max(survivors, 1) * self.noise_bits * self.bias * (1 - self.bias)) * factor
         facts = {"clipping_norm": self.clipping_norm, "noise_std": std}
-        if survivors < self.minimum_clients:
+        if survivors < self.fewest:
             return Release(withheld(reduced, self.dimension), (), state, facts)
         ones = (value.double() / factor).round()
         total = unit * (ones - survivors * self.noise_bits * self.bias) - survivors * self.clipping_norm
@@ -164,11 +183,11 @@ class ShuffleVectorSum(Mechanism):
 
     def next_events(self, state: State, public: Public) -> tuple[Event, ...]:
         """One sum with the fewest clients."""
-        return (self._event(self.minimum_clients),)
+        return (self._event(self.fewest),)
 
     def planned_events(self, releases: int, participations: int, public: Public, scenario: Any) -> Counted:
         """One sum with the fewest clients per participation."""
-        return ((self._event(self.minimum_clients), participations),)
+        return ((self._event(self.fewest), participations),)
 
     def noise_level(self) -> float | None:
         """Noise bits."""
@@ -177,7 +196,7 @@ class ShuffleVectorSum(Mechanism):
     def with_noise_level(self, level: float, releases: int, scenario: Any) -> ShuffleVectorSum:
         """Noise std ``level`` times the largest shift: ``(level (g + sqrt(d)))^2 / (n p (1 - p))`` bits."""
         shift = self.steps + math.sqrt(self.dimension)
-        bits = math.ceil((level * shift) ** 2 / (self.minimum_clients * self.bias * (1 - self.bias)))
+        bits = math.ceil((level * shift) ** 2 / (self.fewest * self.bias * (1 - self.bias)))
         return self.model_copy(update={"bits": max(1, bits)})
 
     def reply_bytes(self, dimension: int, plain_bytes: int) -> int:

@@ -18,7 +18,7 @@ from fedopt.privacy.mechanisms._integers import (
     unrotate,
 )
 from fedopt.privacy.mechanisms._multiplier import WithMultiplier
-from fedopt.privacy.mechanisms._parts import CLIENT, clip, require_bound, require_unit_weights, withheld
+from fedopt.privacy.mechanisms._parts import CLIENT, clip, one_update, require_bound, require_unit_weights, withheld
 from fedopt.privacy.releases import Event, NonPrivateEvent, SkellamEvent
 from fedopt.rng import generator
 from fedopt.types import Bound, Public
@@ -74,6 +74,10 @@ class Skellam(WithMultiplier):
         made = self.model_copy()
         made._cohort, made._dimension = public.expected_cohort, public.dimension
         return made
+
+    def problems(self, scenario: Any) -> tuple[str, ...]:
+        """Replies must be one vector of the model's size."""
+        return one_update(scenario, "skellam")
 
     @property
     def size(self) -> int:

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Noise, Release
 from fedopt.privacy.mechanisms._multiplier import PerRelease
-from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, normal, require_bound
+from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, normal, one_direction, require_bound
 from fedopt.privacy.releases import Event, NonPrivateEvent, TreeEvent
 from fedopt.types import Bound, Public
 
@@ -73,13 +73,14 @@ class Tree(PerRelease):
         return max(1, self._length.bit_length())
 
     def problems(self, scenario: Any) -> tuple[str, ...]:
-        """A client could be in one tree twice."""
+        """A client could be in one tree twice, or steps do not add up."""
         length = self.restart_every or scenario.run.server_steps
         claim = scenario.sampling.claim(10**9, False)
         apart = claim.min_separation is not None and length is not None and claim.min_separation >= length
         if apart or scenario.privacy.max_participations == 1:
-            return ()
+            return one_direction(scenario, "tree")
         return (
+            *one_direction(scenario, "tree"),
             "tree accounts one participation of a client per tree; use sampling: {kind: separated, min_separation: "
             f"{length}}} (at least restart_every) or max_participations: 1",
         )
