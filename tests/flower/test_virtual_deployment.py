@@ -151,6 +151,41 @@ def test_clients_pay_for_replies_that_come_too_late(tmp_path: Path) -> None:
     assert late["epsilon"] == pytest.approx(in_time["epsilon"])
 
 
+LOCAL: dict[str, Any] = {
+    **GAUSSIAN,
+    "trust": "local",
+    "relation": "replace_one",
+    "mechanism": {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 2.0},
+}
+
+
+def charges(tmp_path: Path) -> int:
+    """Replies that were paid for."""
+    document = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    return sum(release["count"] for release in document["releases"])
+
+
+def test_a_task_that_expires_is_paid_for(tmp_path: Path) -> None:
+    """No answer came in time, but one may have left the client: nine tasks, nine charges."""
+    chosen = scenario(privacy=LOCAL, devices=taking(tmp_path, 1.0, 1.0, 1000.0))
+    deploy(chosen, tmp_path, **{"reply-s": 10.0})
+    assert updates(tmp_path).status.value_counts().to_dict() == {"admitted": 6, "lost": 3}
+    assert charges(tmp_path) == 9
+
+
+def test_a_cancelled_task_is_paid_for(tmp_path: Path) -> None:
+    """Over-selection asks three and takes two: the third works on, and its reply may leave the client."""
+    chosen = scenario(
+        privacy=LOCAL,
+        devices=taking(tmp_path, 1.0, 1.0, 5.0),
+        sampling={"kind": "fixed", "cohort_size": 2, "over_selection": 1.5},
+    )
+    deploy(chosen, tmp_path)
+    rows = updates(tmp_path)
+    assert (rows.status == "admitted").sum() == 6 and len(rows) > 6
+    assert charges(tmp_path) == len(rows)
+
+
 def test_a_resumed_deployment_goes_on_and_pays_for_what_was_under_way(tmp_path: Path) -> None:
     chosen = scenario(privacy={**GAUSSIAN, "max_participations": 10})
     grid = virtual_grid(chosen, tmp_path)

@@ -112,7 +112,7 @@ def test_a_sound_combination_is_accepted():
         (mapping(client={"kind": "dp_sgd", "steps": 2}), ["only under a privacy section", "client: {kind: sgd}"]),
         (
             private({"unit": "example", "mechanism": {"kind": "diff2", "noise_multiplier": 1.0}}),
-            ["diff2 needs aggregator: {kind: diff2}", "data.public: [num_examples]"],
+            ["use aggregator: {kind: diff2}", "data.public: [num_examples]"],
         ),
         (
             private(

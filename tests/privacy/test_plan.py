@@ -109,6 +109,28 @@ def test_a_run_stops_before_it_exceeds_max_epsilon(tmp_path):
     assert exact.exact(((event, run.summary["steps"]),)) <= 7.0 < exact.exact(((event, run.summary["steps"] + 1),))
 
 
+def test_rejected_replies_count_towards_the_participation_limit(tmp_path):
+    """Under local trust the server has seen a reply it then rejects: it is paid for, and used up."""
+    scenario = private(
+        {"kind": "local_gaussian", "noise_multiplier": 1.0},
+        {"trust": "local", "relation": "replace_one", "max_participations": 2},
+        sampling={"kind": "uniform", "concurrency": 6},
+        aggregator={"kind": "fedbuff", "buffer_size": 2, "max_staleness": 0},
+        run={"server_steps": 20, "evaluate_every": 20},
+        data={"kind": "digits", "clients": 12, "public": ["num_examples"]},
+    )
+    run = fedopt.simulate(scenario, out=tmp_path)
+    seen = run.updates[run.updates.status.isin(["admitted", "rejected"])]
+    assert (seen.status == "rejected").any()
+    assert seen.groupby("client_id").size().max() == 2  # not two admitted ones and rejected ones besides
+    document = json.loads((run.directory / "privacy.json").read_text())
+    charges = sum(release["count"] for release in document["releases"])
+    assert charges == 24  # everybody twice; a last reply waits in the buffer, but has been seen
+    assert len(seen) <= charges
+    assert document["charged"][0][0]["count"] == 2
+    assert run.summary["status"] == "stopped" and "max_participations = 2" in run.summary["reason"]
+
+
 def run_event(run):
     from fedopt.privacy.events import from_dict
 

@@ -86,7 +86,8 @@ class Diff2(Mechanism):
         kinds = (scenario.aggregator.kind(), scenario.client.kind(), scenario.sampling.kind())
         if kinds != ("diff2", "gradient_difference", "all"):
             found += (
-                "diff2 needs aggregator: {kind: diff2}, client: {kind: gradient_difference} and sampling: {kind: all}",
+                "diff2 is a method of its own; use aggregator: {kind: diff2}, client: {kind: gradient_difference} and "
+                "sampling: {kind: all} with it, or mechanism: {kind: dp_sgd} for the examples of another aggregator",
             )
         if scenario.privacy.relation == "add_or_remove_one":
             found += (
