@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from fedopt.privacy.accounting import PrivacyAccounting
+from fedopt.privacy.base import NeedsDimension
+from fedopt.privacy.budget import label_population
 from fedopt.privacy.combination import public_of
 from fedopt.privacy.plan import plan, planned_counts, sampling_claim
 from fedopt.scenario import Scenario
@@ -18,23 +20,35 @@ TARGETS = (0.5, 1.0, 2.0, 4.0, 8.0)
 POINTS = 10
 
 
-def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS) -> dict[str, Any]:
+def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS, dimension: int | None = None) -> dict[str, Any]:
     """What a scenario's privacy section will cost.
 
     Args:
         scenario: a checked scenario with privacy.
         targets: epsilons for which the noise is asked.
+        dimension: parameters of the model, where the noise depends on them (skellam, shuffle_vector_sum).
     Returns:
         ``epsilon`` after the planned run, the noise, everything epsilon must be read with, ``over_steps``,
         ``over_cohorts`` (the same noise with other cohorts) and ``noise_for_targets``.
     Raises:
-        ValueError: no privacy section, or the number of clients is not in the scenario.
+        ValueError: no privacy section, the number of clients is not in the scenario, or ``dimension`` is needed.
     """
     privacy, public = scenario.privacy, public_of(scenario)
     if privacy is None:
         raise ValueError("the scenario has no privacy section; add one, or give bare numbers")
     if public is None:
         raise ValueError("the number of clients is not in the scenario; set data.clients")
+    try:
+        return label_population(
+            _tables(scenario, replace(public, dimension=dimension), targets), privacy.hypothetical_population
+        )
+    except NeedsDimension as error:
+        raise ValueError(f"{error}; give their number: --dimension") from error
+
+
+def _tables(scenario: Scenario, public: Public, targets: tuple[float, ...]) -> dict[str, Any]:
+    privacy = scenario.privacy
+    assert privacy is not None
     found = plan(scenario, public)
     claim = sampling_claim(scenario, public)
     result: dict[str, Any] = {
@@ -43,16 +57,28 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS) -> dict[
         "unit": privacy.unit,
         "relation": privacy.relation,
         "trust": privacy.trust,
-        "sampling": claim.kind if claim.kind == "poisson" else "no amplification",
+        "sampling": _sampling_in_words(claim, found.mechanism),
         "sampling_probability": claim.probability,
         "accountant": privacy.accountant,
-        "noise_multiplier": found.mechanism.noise_level(),
+        **noise_of(found.mechanism),
         "warnings": list(found.warnings),
     }
     result["over_steps"] = _over_steps(scenario, found.mechanism, claim, public)
     result["over_cohorts"] = _over_cohorts(scenario, found.mechanism, public)
     result["noise_for_targets"] = _noise_for_targets(scenario, public, targets)
     return result
+
+
+def noise_of(mechanism: Any) -> dict[str, float]:
+    """The settings of a mechanism that say how much noise there is, by name."""
+    found = {name: getattr(mechanism, name) for name in mechanism.noise_settings}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _sampling_in_words(claim: Any, mechanism: Any) -> str:
+    if mechanism.client_ledgers:
+        return "Poisson batches of examples inside the clients; the sampling of clients is not used"
+    return "poisson" if claim.kind == "poisson" else "no amplification"
 
 
 def _over_steps(scenario: Scenario, mechanism: Any, claim: Any, public: Any) -> list[dict[str, float]]:
@@ -93,26 +119,34 @@ def _over_cohorts(scenario: Scenario, mechanism: Any, public: Public) -> list[di
 
 def _noise_for_targets(scenario: Scenario, public: Any, targets: tuple[float, ...]) -> list[dict[str, Any]]:
     assert scenario.privacy is not None
-    open_noise = scenario.privacy.mechanism.model_copy(update={"noise_multiplier": None})
-    if open_noise.noise_level() is not None:
-        return []  # noise of this mechanism is not one multiplier
+    mechanism = scenario.privacy.mechanism
+    open_noise = mechanism.model_copy(update=dict.fromkeys(mechanism.noise_settings))
     rows = []
     for target in targets:
         asked = scenario.privacy.model_copy(update={"mechanism": open_noise, "target_epsilon": target})
         found = plan(scenario.model_copy(update={"privacy": asked}), public)
-        rows.append({"target_epsilon": target, "noise_multiplier": found.mechanism.noise_level()})
+        rows.append({"target_epsilon": target, **noise_of(found.mechanism)})
     return rows
+
+
+_SHOWN = (
+    "unit", "relation", "trust", "sampling", "accountant", "epsilon_accountant", "noise_multiplier",
+    "difference_noise_multiplier", "local_epsilon", "bits", "clients", "bound",
+)  # fmt: skip
 
 
 def as_text(result: dict[str, Any]) -> str:
     """The result for people: epsilon never without what it must be read with."""
     lines = [f"epsilon {result['epsilon']:.4f} at delta {result['delta']:g}"]
-    for key in ("unit", "relation", "trust", "sampling", "accountant", "noise_multiplier", "note"):
+    if result.get("note"):
+        lines.append(f"  {result['note']}")
+    for key in _SHOWN:
         if result.get(key) is not None:
-            lines.append(f"  {key}: {result[key]}")
+            lines.append(f"  {key}: {_number(result[key])}")
     lines += [f"  warning: {text}" for text in result.get("warnings", [])]
     tables = (
         ("over_steps", "epsilon over steps"),
+        ("epsilon_over_steps", "epsilon over steps"),
         ("over_cohorts", "epsilon and noise of the mean over cohorts"),
         ("noise_for_targets", "noise for targets"),
     )
@@ -133,8 +167,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         (name, x, y)
         for name, x, y in (
             ("over_steps", "step", "epsilon"),
+            ("epsilon_over_steps", "step", "epsilon"),
             ("over_cohorts", "cohort", "epsilon"),
-            ("noise_for_targets", "target_epsilon", "noise_multiplier"),
+            ("noise_for_targets", "target_epsilon", _noise_name(result)),
         )
         if result.get(name)
     ]
@@ -152,10 +187,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
     about = ", ".join(
         f"{key} {result[key]}" for key in ("delta", "unit", "relation", "trust", "sampling") if key in result
     )
-    panels.suptitle(about, fontsize=9)
+    panels.suptitle(f"{result['note']}\n{about}" if result.get("note") else about, fontsize=9)
     panels.tight_layout()
     panels.savefig(path)
     plt.close(panels)
+
+
+def _noise_name(result: dict[str, Any]) -> str:
+    """The first noise setting of the table of targets."""
+    rows = result.get("noise_for_targets") or [{}]
+    return next((name for name in rows[0] if name != "target_epsilon"), "noise_multiplier")
 
 
 def _number(value: Any) -> str:

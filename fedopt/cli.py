@@ -289,23 +289,29 @@ def budget(
     shuffle: Annotated[bool, typer.Option(help="Shuffled messages of --local-epsilon from --clients.")] = False,
     local_epsilon: Annotated[float | None, typer.Option(help="Epsilon of one message before shuffling.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients whose messages are shuffled.")] = None,
-    population: Annotated[int | None, typer.Option(help="Label the result as hypothetical for so many units.")] = None,
+    population: Annotated[
+        int | None, typer.Option(help="What if there were so many units: the result is labelled hypothetical.")
+    ] = None,
+    dimension: Annotated[int | None, typer.Option(help="Parameters of the model, where noise depends on them.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the tables into this SVG, PNG or PDF file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Epsilon and noise of a scenario or of bare numbers, without training."""
     from fedopt.budget import as_text, budget_of
     from fedopt.budget import plot as draw
-    from fedopt.privacy.budget import budget_from_numbers, budget_shuffle
+    from fedopt.privacy.budget import budget_from_numbers, budget_shuffle, label_population
     from fedopt.scenario import ScenarioError, load
 
     try:
         if scenario is not None:
-            result = budget_of(load(scenario, _overrides(settings, None, None)))
+            changes = _overrides(settings, None, None)
+            if population is not None:
+                changes["privacy.hypothetical_population"] = population
+            result = budget_of(load(scenario, changes), dimension=dimension)
         elif shuffle:
             if local_epsilon is None or clients is None:
                 _fail(["budget: --shuffle needs --local-epsilon and --clients."])
-            result = budget_shuffle(local_epsilon, clients, steps, delta)
+            result = label_population(budget_shuffle(local_epsilon, clients, steps, delta), population)
         elif noise_multiplier is not None:
             result = budget_from_numbers(
                 noise_multiplier,

@@ -147,7 +147,8 @@ class Mechanism(Settings):
     training; ``own_parts`` names of parts that ``on_client`` adds for the mechanism itself: their plain means over the
     expected cohort come to ``release`` and never reach the aggregator; ``paid_on_arrival`` the server sees single
     replies, so a client pays for every reply that arrives, used or not; ``unused_is_paid`` releases are paid for as
-    a whole, and replies that reach none are paid for besides.
+    a whole, and replies that reach none are paid for besides; ``noise_settings`` names of the settings that calibration
+    decides.
     """
 
     trusts: ClassVar[tuple[str, ...]] = ("central",)
@@ -157,6 +158,7 @@ class Mechanism(Settings):
     client_ledgers: ClassVar[bool] = False
     own_parts: ClassVar[tuple[str, ...]] = ()
     paid_on_arrival: ClassVar[bool] = False
+    noise_settings: ClassVar[tuple[str, ...]] = ("noise_multiplier",)
 
     @property
     def unused_is_paid(self) -> bool:

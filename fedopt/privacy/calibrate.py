@@ -10,6 +10,8 @@ from fedopt.privacy.accountants.base import Accountant, Events
 from fedopt.privacy.events import AccountingError, Relation, flatten, gaussian_mu
 from fedopt.privacy.gaussian_dp import gaussian_mu_of
 
+_NO_NOISE = 1e-5  # a multiplier below this is none
+
 
 class Calibration(NamedTuple):
     """Result of a calibration: what to set, what it gives, and by which accountant."""
@@ -46,6 +48,11 @@ def calibrate(
     multiplier, epsilon = smallest_noise(
         lambda z: accountant.epsilon(events_at(z), delta, relation), target_epsilon, tolerance, start
     )
+    if multiplier < _NO_NOISE and flatten(events_at(1.0)):
+        raise AccountingError(
+            f"delta = {delta:g} is so large that even no noise satisfies it (it is above the chance that a unit takes "
+            "part at all), so there is nothing to calibrate; use a smaller delta"
+        )
     return Calibration(multiplier, epsilon, accountant.kind())
 
 

@@ -141,9 +141,10 @@ def _warnings(scenario: Scenario, claim: SamplingClaim, public: Public, releases
             f"epsilon is for a hypothetical population of {privacy.hypothetical_population} clients, not for the "
             f"{public.num_clients} simulated ones"
         )
-    if privacy.delta * public.num_clients > 1 and privacy.unit == "client":
+    population = privacy.hypothetical_population or public.num_clients
+    if privacy.delta * population > 1 and privacy.unit == "client":
         found.append(
-            f"delta = {privacy.delta:g} is above 1 / population = {1 / public.num_clients:.2g}: publishing one "
-            "client's data at random would satisfy it; use a smaller delta"
+            f"delta = {privacy.delta:g} is above 1 / population = {1 / population:.2g}: publishing one client's data "
+            "at random would satisfy it; use a smaller delta"
         )
     return found

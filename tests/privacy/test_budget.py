@@ -81,3 +81,60 @@ def test_no_torch_and_no_accounting_library_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def scenario_of(**changes):
+    from fedopt.scenario import from_mapping
+    from scenarios import mapping
+
+    return from_mapping(mapping(**changes))
+
+
+def test_a_scenario_names_its_noise_and_needs_no_model():
+    from fedopt.budget import as_text, budget_of
+
+    skellam = scenario_of(privacy={"trust": "distributed", "mechanism": {"kind": "skellam", "noise_multiplier": 2.0}})
+    with pytest.raises(ValueError, match="needs the model; give their number: --dimension"):
+        budget_of(skellam)
+    assert budget_of(skellam, targets=(), dimension=650)["epsilon"] > 0
+    shuffle = scenario_of(
+        privacy={
+            "trust": "shuffle",
+            "relation": "replace_one",
+            "mechanism": {"kind": "shuffle_hemisphere", "local_epsilon": 2.0},
+        }
+    )
+    found = budget_of(shuffle, targets=(1.0,))
+    assert found["local_epsilon"] == 2.0 and found["noise_for_targets"][0]["local_epsilon"] < 2.0
+    assert "local_epsilon: 2.0000" in as_text(found) and "noise_multiplier" not in as_text(found)
+
+
+def test_a_hypothetical_population_is_said_in_text_json_and_plot(tmp_path):
+    from fedopt.budget import as_text, budget_of, plot
+
+    found = budget_of(
+        scenario_of(
+            privacy={"mechanism": {"kind": "gaussian", "noise_multiplier": 1.0}, "hypothetical_population": 1200},
+            sampling={"kind": "poisson", "cohort_size": 4},
+        ),
+        targets=(),
+    )
+    assert found["hypothetical_population"] == 1200 and "HYPOTHETICAL" in found["note"]
+    assert "HYPOTHETICAL: holds only if there were 1200 units" in as_text(found)
+    plot(found, tmp_path / "budget.svg")
+    assert (tmp_path / "budget.svg").stat().st_size > 0
+    bare = budget_from_numbers(1.0, 0.01, 10, 1e-5, hypothetical_population=1_000_000)
+    assert "HYPOTHETICAL: holds only if there were 1000000 units" in as_text(bare)
+
+
+def test_examples_are_sampled_inside_the_clients():
+    from fedopt.budget import as_text, budget_of
+
+    found = budget_of(
+        scenario_of(
+            client={"kind": "dp_sgd", "sampling_probability": 0.1, "steps": 2},
+            privacy={"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}},
+        ),
+        targets=(),
+    )
+    assert "Poisson batches of examples inside the clients" in as_text(found)

@@ -60,3 +60,15 @@ def test_impossible_targets_are_refused():
         calibrate(lambda z: [GaussianEvent(z), NonPrivateEvent("raw")], 1.0, 1e-5, "zero_out_one", Pld())
     with pytest.raises(AccountingError, match="target_epsilon must be > 0, got 0"):
         calibrate(GaussianEvent, 0.0, 1e-5, "zero_out_one", Pld())
+
+
+def test_a_delta_above_the_chance_of_taking_part_is_refused():
+    """20 steps at probability 3e-5 with delta 1e-3: epsilon is 0 at any noise, which is no privacy to calibrate."""
+
+    class Free(Pld):
+        def epsilon(self, events, delta, relation):
+            return 0.0
+
+    assert Pld().epsilon(PoissonSampled(3e-5, GaussianEvent(0.01)), 1e-3, "add_or_remove_one") == 0.0
+    with pytest.raises(AccountingError, match=r"even no noise satisfies it.*use a smaller delta"):
+        calibrate(lambda z: PoissonSampled(3e-5, GaussianEvent(z)), 8.0, 1e-3, "add_or_remove_one", Free())

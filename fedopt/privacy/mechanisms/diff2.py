@@ -77,6 +77,7 @@ class Diff2(Mechanism):
 
     trusts = ("central", "distributed", "local")
     units = ("example",)
+    noise_settings = ("noise_multiplier", "difference_noise_multiplier")
 
     def problems(self, scenario: Any) -> tuple[str, ...]:
         """The parts of DIFF2 belong together."""

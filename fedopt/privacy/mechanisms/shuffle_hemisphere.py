@@ -60,6 +60,7 @@ class ShuffleHemisphere(Mechanism):
     trusts = ("shuffle",)
     unit_weights = True
     anonymous = True
+    noise_settings = ("local_epsilon",)
 
     _whole_cohort: int = PrivateAttr(1)
 

@@ -68,6 +68,7 @@ class ShuffleVectorSum(Mechanism):
     trusts = ("shuffle",)
     unit_weights = True
     anonymous = True
+    noise_settings = ("bits",)
     _dimension: int | None = PrivateAttr(None)
     _cohort: float = PrivateAttr(1.0)
 
