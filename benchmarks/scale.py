@@ -36,7 +36,7 @@ SIZES = {
     "cohort": [10, 100, 1_000, 10_000],
     "model": [10_000, 100_000, 1_000_000, 10_000_000],
 }
-UPDATES = {"population": 10_000, "cohort": 10_000, "model": 200}  # client updates of one run, at least
+UPDATES = {"population": 2_000, "cohort": 2_000, "model": 100}  # client updates of one run, at least
 COHORT_POPULATION, MODEL_COHORT = 20_000, 10
 COLUMNS = {"training_us": "training", "event_us": "everything else (one event)"}
 
@@ -237,19 +237,24 @@ def main() -> None:
         print(json.dumps(point(axis, size, options.updates or UPDATES[axis])))
         return
     before = os.getloadavg()
+    date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
     wanted = {a: [s for s in SIZES[a] if options.largest is None or s <= options.largest] for a in options.axes}
     samples: dict[str, dict[int, list[dict[str, Any]]]] = {a: {s: [] for s in sizes} for a, sizes in wanted.items()}
+    for path in options.add:
+        for axis, found_sizes in json.loads(path.read_text())["samples"].items():
+            for size, earlier in found_sizes.items():
+                samples.setdefault(axis, {}).setdefault(int(size), []).extend(earlier)
     for repeat in range(options.repeats):
         for axis, sizes in wanted.items():
             for size in sizes:
                 found = measured(axis, size, options.updates or UPDATES[axis])
                 samples[axis][size].append(found)
                 print(f"repeat {repeat + 1} {axis} {size:,}: {found['total_us']:.0f} us per update", flush=True)
-    for path in options.add:
-        for axis, found_sizes in json.loads(path.read_text())["samples"].items():
-            for size, earlier in found_sizes.items():
-                samples.setdefault(axis, {}).setdefault(int(size), []).extend(earlier)
-    date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
+        write(samples, date, before, options.out)  # after every repeat, so that a run cut short leaves its table
+
+
+def write(samples: dict[str, Any], date: str, before: tuple[float, ...], out: Path) -> None:
+    """Table, numbers and figure of the samples so far."""
     results = {
         "date": date,
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -259,11 +264,11 @@ def main() -> None:
         "axes": {a: [{"size": s, **summarise(each)} for s, each in found.items()] for a, found in samples.items()},
         "samples": samples,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"scale-{date}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (options.out / f"scale-{date}.md").write_text(table(results))
-    figure(results, options.out / "scale.svg")
-    print(table(results))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"scale-{date}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / f"scale-{date}.md").write_text(table(results))
+    figure(results, out / "scale.svg")
+    print(table(results), flush=True)
 
 
 if __name__ == "__main__":
