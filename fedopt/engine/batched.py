@@ -71,10 +71,14 @@ def _has_state(layer: nn.Module) -> bool:
     return any(isinstance(each, stateful) for each in layer.modules()) or any(True for _ in layer.buffers())
 
 
-def _trunk(task: LossTask, module: nn.Module, stacked: bool) -> Trunk | StackedTrunk:
+def _trunk(task: LossTask, module: nn.Sequential, stacked: bool) -> Trunk | StackedTrunk:
     made = copy.deepcopy(module).to(task.device)
     like = task.inputs[:2]
-    if stacked and not unvectorizable(made, torch.zeros(like.shape, dtype=like.dtype, device=task.device)):
+    if (
+        stacked
+        and len(module)
+        and not unvectorizable(made, torch.zeros(like.shape, dtype=like.dtype, device=task.device))
+    ):
         return StackedTrunk(made, task.bfloat16)
     return Trunk(made, task.bfloat16, len(task.inputs.shape) == 4)
 

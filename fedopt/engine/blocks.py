@@ -37,7 +37,7 @@ class Blocks:
 
     def __init__(self, task: LossTask, budget: int | None):
         self._task, self._budget = task, budget
-        self._known: dict[Any, memory.Prediction] = {}
+        self._known: dict[Any, memory.Prediction | None] = {}
         self._most: int | None = None
 
     def rows(self, wanted: int, name: str, rule: LocalRule, steps: int, width: int, starts: int) -> int:
@@ -52,10 +52,14 @@ class Blocks:
             wanted = min(wanted, self._most)
         if self._budget is None or steps == 0:
             return wanted
-        return min(wanted, self.prediction(name, rule, steps, width, starts).rows(self._budget))
+        predicted = self.prediction(name, rule, steps, width, starts)
+        return wanted if predicted is None else min(wanted, predicted.rows(self._budget))
 
-    def prediction(self, name: str, rule: LocalRule, steps: int, width: int, starts: int) -> memory.Prediction:
-        """Bytes of a block; steps and width are rounded up to a power of two, so that few are asked for."""
+    def prediction(self, name: str, rule: LocalRule, steps: int, width: int, starts: int) -> memory.Prediction | None:
+        """Bytes of a block; steps and width are rounded up to a power of two, so that few are asked for.
+
+        None, and a warning, where the module cannot run without numbers: then only running out says what is too much.
+        """
         steps, width = _power(steps), _power(max(1, width))
         if name in ("loop", "vmap"):
             steps = min(steps, 2)  # they keep nothing from step to step
@@ -67,8 +71,20 @@ class Blocks:
         clipped = rule.example_clipping is not None
         key = (name, options, clipped, rule.correction is not None, steps, width, starts > 1)
         if key not in self._known:
-            self._known[key] = memory.predict(self._task, lambda task: build(task, name), rule, steps, width, starts)
+            self._known[key] = self._predicted(name, rule, steps, width, starts)
         return self._known[key]
+
+    def _predicted(self, name: str, rule: LocalRule, steps: int, width: int, starts: int) -> memory.Prediction | None:
+        try:
+            return memory.predict(self._task, lambda task: build(task, name), rule, steps, width, starts)
+        except (RuntimeError, NotImplementedError) as error:
+            warnings.warn(
+                f"the memory of this model cannot be predicted, because it looks at values ({error}); if it does not "
+                "fit, blocks are halved until it does",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
 
     def train(self, rows: Sequence[int], train: Callable[[Sequence[int]], Trained]) -> list[Trained]:
         """Train rows, in halves where memory runs out all the same.

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from fedopt.engine import memory
 from fedopt.engine.base import ExampleClipping, LocalRule
 from fedopt.engine.select import build
+from fedopt.models.base import Model
 
 RULES = {"plain": {}, "momentum": {"momentum": 0.9}, "clipped": {"example_clipping": ExampleClipping(0.5, 0.3)}}
 
@@ -79,6 +81,26 @@ def test_a_budget_makes_blocks_smaller(tiny, monkeypatch):
     sizes, small = blocks_of(tiny.engine("dual", memory_bytes=prediction.bytes(2)), tiny, monkeypatch)
     torch.testing.assert_close(small(), whole, rtol=1e-5, atol=1e-6)
     assert expected_sizes == [5] and sizes == [2, 2, 1]
+
+
+class Looking(Model):
+    """A module that looks at a value."""
+
+    def build(self, task):
+        class Scaled(nn.Module):
+            def forward(self, inputs):
+                return inputs * (2.0 if inputs.sum().item() > 0 else 1.0)
+
+        return nn.Sequential(Scaled(), nn.Linear(4, task.num_outputs))
+
+
+def test_a_model_that_cannot_be_predicted_is_trained_all_the_same(tiny):
+    engine = tiny.engine("loop", Looking(), memory_bytes=1)
+    cohort = tiny.cohort(engine, (2, 2))
+    plan = engine.plan_batches(cohort, 4)
+    with pytest.warns(RuntimeWarning, match="cannot be predicted"):
+        updates = engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan).updates
+    assert updates.rows().norm() > 0
 
 
 def test_running_out_halves_the_block_and_remembers(tiny, monkeypatch):
