@@ -38,7 +38,8 @@ class DualLayer(ABC):
     def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, slots: int):
         shape, split = tuple(layer.weight.shape), begin + layer.weight.numel()
         rows, device, rule = len(chunk), chunk.indices.device, chunk.rule
-        self._starts = torch.stack([start[begin:split].view(shape) for start in chunk.starts])
+        weights = [start[begin:split].view(shape) for start in chunk.starts]
+        self._starts = weights[0][None] if len(weights) == 1 else torch.stack(weights)  # one start is not copied
         self._start_of = chunk.start_index
         self._rows_of = _rows_by_start(chunk)
         self.bias = None
