@@ -64,7 +64,7 @@ class DeviceWatch(TorchDispatchMode):
             target = kwargs.get("device") or (args[0].device if func is COPIES[1] else given[0].device)
             source = args[1] if func is COPIES[1] else given[0]
             blocking = not (kwargs.get("non_blocking") or (func is COPIES[1] and len(args) > 2 and args[2]))
-            if torch.device(target) != source.device and blocking and source.dim() > 0:
+            if torch.device(target) != source.device and blocking:
                 self.violations.append(f"blocking copy from {source.device} to {target}: {tuple(source.shape)}")
         elif here and elsewhere:
             self.violations.append(f"{func}: operands on {[str(x.device) for x in given]}")

@@ -50,7 +50,7 @@ class Loop:
             if loss is not None:
                 total, batches = total + loss, batches + 1
             apply_rule(model.flat, model.gradient, start, buffer, rates[step], rule, correction, step == 0)
-        return total / batches if batches else torch.full((), float("nan"))
+        return total / batches if batches else torch.full_like(total, float("nan"))
 
     def _gradient(self, chunk: Chunk, row: int, step: int, noise: Any) -> torch.Tensor | None:
         """Leave the batch gradient in the buffer; the mean loss of the batch, or None if it is empty."""

@@ -106,9 +106,9 @@ class DualPiece:
         scaled = (self.coefficients * weights[:, None, None]).flatten(0, 1)
         total = scaled.T @ self.inputs[self.index.flatten()]
         if self.shift is not None:
-            shares = torch.zeros(len(self.starts), device=weights.device).index_add_(
-                0, self.start_of, weights * self.shift
-            )
+            moved = weights * self.shift
+            # Not index_add_: on a GPU its sums depend on which thread comes first.
+            shares = torch.stack([(moved * (self.start_of == k)).sum() for k in range(len(self.starts))])
             total += torch.tensordot(shares, self.starts, 1)
         return total.flatten()
 

@@ -19,6 +19,8 @@ Dtype = Literal["float32", "bfloat16", "tf32"]
 def use(dtype: str) -> None:
     """Set the process's products and convolutions; PyTorch's own default is TF32 for convolutions on CUDA devices.
 
+    Convolutions are told to add up in one order, since the same run must give the same bits.
+
     Raises:
         ValueError: unknown dtype.
     """
@@ -26,6 +28,7 @@ def use(dtype: str) -> None:
         raise ValueError(f"engine.dtype must be float32, bfloat16 or tf32, got {dtype!r}")
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    torch.backends.cudnn.deterministic = True
 
 
 def lowered(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
