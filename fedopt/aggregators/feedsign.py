@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -18,10 +18,11 @@ class FeedSign(SeedLogMethod):
     """FeedSign: clients vote on the sign of a step along a common direction; the step has a fixed length.
 
     ``v = sign(sum_i sign(scalar_i))``; ``params <- params - step_size * v * z``, with z named by the step. A tie takes
-    no step: the paper's rule could not be read. A zero scalar abstains.
+    no step unless ``tie: plus``: the paper's rule could not be read. A zero scalar abstains.
 
     Bytes: one bit each way, padded to one byte per message; ``seed_is_step: false`` adds 8 bytes down. A client that
-    was away catches up on one bit per missed step.
+    was away catches up on one bit per missed step. A skipped tie counts as a bit like any vote, though three outcomes
+    do not fit into one: with an even number of voters only ``tie: plus`` is a true bit.
 
     Guarantees: positive rescaling of the losses changes nothing; one client changes a step only if the others are
     within one vote. The update has length step_size * |z|, so decay the step size or keep it small. Under privacy the
@@ -33,6 +34,7 @@ class FeedSign(SeedLogMethod):
     seed_is_step: bool = Field(
         True, description="whether the direction follows from the step number, or a seed is sent"
     )
+    tie: Literal["skip", "plus"] = Field("skip", description="what as many votes for as against do: no step, or v = +1")
 
     def reply_parts(self) -> tuple[str, ...]:
         """One vote."""
@@ -64,6 +66,8 @@ class FeedSign(SeedLogMethod):
         from fedopt.zeroth_order.spsa import feedsign_record
 
         vote, number = float(released["scalars"].sign()), len(state.bits) - 1
+        if vote == 0.0 and self.tie == "plus":
+            vote = 1.0
         records = feedsign_record(number, state.seed, vote, self.step_size)
         return Step(self.advance(state, records, 1, {}))
 

@@ -65,7 +65,10 @@ class BlackBoxWork(ClientWork):
 
 
 def objective_values(cohort: Cohort, engine: Engine, rows: list[int]) -> Values:
-    """Values of a black-box task; noise comes from a stream per task, in the order in which values are asked for."""
+    """Values of a black-box task in float64, whatever the type of the points: a difference of float32 values is lost in
+    their rounding once the radius is small. Noise comes from a stream per task, in the order in which values are asked
+    for.
+    """
     import torch
 
     objective = engine.data.objective
@@ -75,7 +78,7 @@ def objective_values(cohort: Cohort, engine: Engine, rows: list[int]) -> Values:
     streams = [generator(cohort.seed, "query_noise", cohort.clients[r], cohort.tasks[r]) for r in rows if noisy]
 
     def values(points: torch.Tensor) -> torch.Tensor:
-        points = points.expand(len(clients), -1, -1)
+        points = points.expand(len(clients), -1, -1).double()
         draw = None
         if streams:
             normals = [torch.from_numpy(stream.standard_normal(points.shape[1])) for stream in streams]
@@ -105,6 +108,13 @@ def model_values(engine: Engine, plan: BatchPlan, rows: list[int]) -> Callable[[
         return values
 
     return at
+
+
+def measuring_type(engine: Engine) -> torch.dtype:
+    """Type in which points are perturbed: float64 for a function, the model's own float32 for its loss."""
+    import torch
+
+    return torch.float32 if engine.data.objective is None else torch.float64
 
 
 def refuse_without_slopes(scheme: str, engine: Engine) -> None:

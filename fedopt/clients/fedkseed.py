@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from fedopt.clients._black_box import BlackBoxWork, groups
+from fedopt.clients._black_box import BlackBoxWork, groups, measuring_type
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.types import Message, ParamSpec
 
@@ -75,7 +75,7 @@ class FedKSeed(BlackBoxWork):
         from fedopt.zeroth_order import fedkseed
 
         message, steps = cohort.messages[rows[0]], cohort.steps[rows[0]]
-        theta = message.parts["params"].to(engine.device)
+        theta = message.parts["params"].to(engine.device, measuring_type(engine))
         chances: torch.Tensor | None = message.parts.get("probabilities")
         candidates = fedkseed.candidate_directions(config["directions"], theta.numel(), cohort.seed)
         count = int(config["candidates"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedopt.clients._black_box import BlackBoxWork, check_reply, groups, in_unit_cube, is_check
+from fedopt.clients._black_box import BlackBoxWork, check_reply, groups, in_unit_cube, is_check, measuring_type
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.rng import key
 from fedopt.types import Message, ParamSpec
@@ -80,7 +80,7 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         if message.config.get("ask") == "correction":
             return self._control_only(cohort, engine)
         self._refuse_other_aggregators(message)
-        dtype = torch.float32 if engine.data.objective is None else torch.float64
+        dtype = measuring_type(engine)
         start = cohort.stacked("params").to(engine.device, dtype)
         correction = self._correction(cohort, engine, dtype)
         moved, estimates = torch.zeros_like(start), torch.zeros_like(start)
@@ -126,11 +126,10 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
 
     def _control_only(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """SCAFFOLD-I's second exchange: the estimate at the new global point."""
-        import torch
 
         from fedopt.zeroth_order import baselines
 
-        dtype = torch.float32 if engine.data.objective is None else torch.float64
+        dtype = measuring_type(engine)
         points = cohort.stacked("params").to(engine.device, dtype)
         rows = list(range(len(cohort)))
         values = self.values_at(cohort, engine)(0)

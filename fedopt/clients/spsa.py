@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from fedopt.clients._black_box import BlackBoxWork, groups, refuse_without_slopes
+from fedopt.clients._black_box import BlackBoxWork, groups, measuring_type, refuse_without_slopes
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.types import Message, ParamSpec
 
@@ -82,7 +82,7 @@ class Spsa(BlackBoxWork):
         from fedopt.zeroth_order.spsa import decomfl_local
 
         return decomfl_local(
-            cohort.messages[rows[0]].parts["params"].to(engine.device),
+            cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine)),
             config["directions"],
             int(cohort.messages[rows[0]].config["version"]),
             cohort.seed,
@@ -110,7 +110,7 @@ class Spsa(BlackBoxWork):
             raise ValueError(
                 "aggregator one_byte draws a batch per scalar, so scheme forward saves nothing: use central"
             )
-        theta = cohort.messages[rows[0]].parts["params"].to(engine.device)[None]
+        theta = cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine))[None]
         names = [(cohort.tasks[r], cohort.clients[r]) for r in rows]
         streams = [Directions(config["directions"], engine.spec.size, direction_key(cohort.seed, *n)) for n in names]
         at = self.values_at(cohort, engine, rows)

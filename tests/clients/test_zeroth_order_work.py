@@ -295,6 +295,41 @@ def replay_first_step(run: Quick) -> torch.Tensor:
     return apply_(run.start.clone(), "rademacher", first)
 
 
+def test_a_tie_takes_no_step_or_a_step_forward():
+    """Two clients with mirrored quadratics around the start disagree about every direction."""
+    data = {
+        "kind": "quadratics",
+        "dimension": 4,
+        "clients": 2,
+        "centers": ((1.0,) * 4, (-1.0,) * 4),
+        "curvatures": (1.0, 1.0),
+    }
+    skipped = Quick(SPSA, {"kind": "feedsign", "step_size": 0.1}, steps=1, data=data)
+    assert torch.equal(skipped.params, skipped.start) and not skipped.state.records
+    taken = Quick(SPSA, {"kind": "feedsign", "step_size": 0.1, "tie": "plus"}, steps=1, data=data)
+    assert [record.scalars for record in taken.state.records] == [(1.0,)]
+    assert torch.allclose((taken.params - taken.start).abs(), torch.full((4,), 0.1))
+
+
+@pytest.mark.parametrize("name", ["central", "forward", "fedkseed"])
+def test_differences_of_a_function_are_not_lost_in_float32(name, monkeypatch: pytest.MonkeyPatch):
+    """A quadratic 10,000 above 0, whose float32 values are 1e-3 apart: no slope of radius 1e-4 would survive."""
+    monkeypatch.setitem(sys.modules, "test_zeroth_order_work", sys.modules[__name__])
+    data = {"kind": "user_function", "function": "test_zeroth_order_work:raised", "dimension": 5, "clients": 1}
+    work = {"kind": "fedkseed", "steps": 1} if name == "fedkseed" else {**SPSA, "scheme": name}
+    more = {"candidates": 1, "directions": "rademacher"} if name == "fedkseed" else {}
+    method = {"kind": "fedkseed" if more else "decomfl", "step_size": 0.01, **more}
+    run = Quick({**work, "radius": 1e-4}, method, steps=1, data=data)
+    gradient = 2 * (run.start.double() - 0.2)
+    moved = (run.start - run.params).double()  # 0.01 (z . gradient) z
+    assert float(moved @ gradient) == pytest.approx(0.01 * float(moved.sign() @ gradient) ** 2, abs=1e-5)
+    assert float(moved @ gradient) > 1e-3
+
+
+def raised(client: int, point: np.ndarray) -> float:
+    return 10_000.0 + float(((point - 0.2) ** 2).sum())
+
+
 @pytest.mark.parametrize("directions", ["sphere", "coordinate", "rademacher"])
 @pytest.mark.parametrize("kind", ["decomfl", "one_byte"])
 def test_steps_estimate_the_gradient_whatever_the_length_of_directions(directions, kind):
@@ -330,13 +365,16 @@ def test_joining_takes_the_weights_where_the_log_is_longer():
 
 
 def test_one_client_is_mezo_step_for_step():
+    from fedopt.zeroth_order.seed_log import apply_
     from fedopt.zeroth_order.spsa import mezo_step
 
     run = Quick(SPSA, {**COMFL, "perturbations": 2}, steps=3, data={**QUADRATICS, "clients": 1})
     objective, theta = run.parts.data.objective, run.start.clone()
     for step in range(3):
         losses = lambda points: objective.values([0], points)  # noqa: E731
-        theta, _ = mezo_step(theta, "rademacher", step, 1, 0.01, 0.003, losses, count=2)
+        # Measured in float64, as every function is; the model stays in float32.
+        _, record = mezo_step(theta.double(), "rademacher", step, 1, 0.01, 0.003, losses, count=2)
+        apply_(theta, "rademacher", [record])
     assert torch.equal(theta, run.params)
 
 
