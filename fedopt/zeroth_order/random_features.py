@@ -13,6 +13,7 @@ References: Rahimi and Recht 2007, Random features for large-scale kernel machin
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from fedopt.zeroth_order.directions import Directions, uniform
 from fedopt.zeroth_order.gaussian_process import scale_outputs
 
 _SLICE = 512  # features of the fit computed at a time
+_KEPT = 1 << 26  # numbers (256 MiB) up to which a fit keeps its features instead of making them twice
 
 
 class RandomFeatures(NamedTuple):
@@ -101,7 +103,8 @@ def fit_weights(
     scaled, _, span = scale_outputs(values, mask)
     base = centre @ maps.frequencies.T + maps.phases  # [cohort, M]
     offsets = (points - centre[:, None, :]).float() * mask[..., None]
-    gram = _gram(maps, offsets, base, mask.to(points.dtype))
+    changes = _Changes(maps, offsets, base)
+    gram = _gram(maps, changes, base, mask.to(points.dtype))
     added = torch.where(mask, torch.full_like(scaled, ridge), torch.ones_like(scaled))
     factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(added))
     if bool(failed.any()):  # points too far apart for float32 products: form the matrix from float64 features
@@ -109,18 +112,17 @@ def fit_weights(
         factor = torch.linalg.cholesky(known @ known.mT + torch.diag_embed(added))
     alpha = torch.cholesky_solve(scaled[..., None], factor).squeeze(-1) * mask
     weights = alpha.sum(1, keepdim=True) * base.cos() * maps.amplitude
-    for piece in _slices(base):
-        weights[:, piece] += (alpha.float()[:, None, :] @ _feature_change(maps, offsets, base, piece)).squeeze(1)
+    for piece, change in changes:
+        weights[:, piece] += (alpha.float()[:, None, :] @ change).squeeze(1)
     return weights * span[:, None]
 
 
-def _gram(maps: RandomFeatures, offsets: torch.Tensor, base: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
+def _gram(maps: RandomFeatures, changes: _Changes, base: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
     """Phi^T Phi ``[cohort, n, n]``: float32 products of small numbers, then rank-one terms of the centre."""
     cohort, size = ones.shape
-    narrow, along = offsets.new_zeros(cohort, size, size), torch.zeros_like(ones)
+    narrow, along = ones.new_zeros(cohort, size, size, dtype=torch.float32), torch.zeros_like(ones)
     cosines = base.cos() * maps.amplitude
-    for piece in _slices(base):
-        change = _feature_change(maps, offsets, base, piece)
+    for piece, change in changes:
         narrow.baddbmm_(change, change.mT)
         along += (change @ cosines[:, piece, None].float()).squeeze(-1)
     gram = narrow.to(ones.dtype)
@@ -129,13 +131,21 @@ def _gram(maps: RandomFeatures, offsets: torch.Tensor, base: torch.Tensor, ones:
     return gram
 
 
+class _Changes:
+    """phi(x) - phi(centre) slice by slice, made once and kept where they fit, else made anew on every walk."""
+
+    def __init__(self, maps: RandomFeatures, offsets: torch.Tensor, base: torch.Tensor) -> None:
+        self._make = lambda piece: (piece, _feature_change(maps, offsets, base, piece))
+        self._pieces = [slice(first, first + _SLICE) for first in range(0, base.shape[-1], _SLICE)]
+        small = offsets.shape[0] * offsets.shape[1] * base.shape[-1] <= _KEPT
+        self._kept = [self._make(piece) for piece in self._pieces] if small else None
+
+    def __iter__(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        return iter(self._kept) if self._kept is not None else map(self._make, self._pieces)
+
+
 def _feature_change(maps: RandomFeatures, offsets: torch.Tensor, base: torch.Tensor, piece: slice) -> torch.Tensor:
     """phi(x) - phi(centre) in float32 ``[cohort, n, slice]``: -2 sin(base + half) sin(half), without cancellation."""
     half = (offsets * 0.5) @ maps.narrow[piece].T
     reduced = torch.remainder(base[:, None, piece], 2 * math.pi).float()
     return (half + reduced).sin_().mul_(half.sin_()).mul_(-2 * maps.amplitude)
-
-
-def _slices(base: torch.Tensor) -> list[slice]:
-    """Features in slices, so that one slice of the feature matrix is made, used while in cache, and dropped."""
-    return [slice(first, first + _SLICE) for first in range(0, base.shape[-1], _SLICE)]

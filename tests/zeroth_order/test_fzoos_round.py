@@ -140,6 +140,24 @@ def test_corrections_sum_to_zero_at_a_common_point():
     assert float(corrections.sum(0).norm()) < 1e-9
 
 
+def test_identical_clients_with_identical_logs_are_not_corrected():
+    def shared(points):
+        return (points - CENTRES[0]).square().sum(-1)
+
+    maps = random_features.make(D, 400, 1.0, SEED)
+    asked = [0] * CLIENTS  # one stream of candidates for everybody
+    log, _ = fzoos.initial_queries(query_log.empty(CLIENTS, D), START.expand(CLIENTS, -1), shared, settings(), asked)
+    own = fzoos.fit_weights(log, START, maps, settings())
+    corrections = random_features.gradient(maps, START.expand(CLIENTS, -1), own.mean(0) - own)
+    size = random_features.gradient(maps, START.expand(CLIENTS, -1), own).norm()
+    assert float(corrections.norm()) < 1e-6 * float(size)
+    other, _ = fzoos.initial_queries(
+        query_log.empty(CLIENTS, D), START.expand(CLIENTS, -1), objective, settings(), asked
+    )
+    apart = fzoos.fit_weights(other, START, maps, settings())
+    assert float(random_features.gradient(maps, START.expand(CLIENTS, -1), apart.mean(0) - apart).norm()) > 1e-3
+
+
 def test_oracle_minimises_the_disparity_and_needs_the_gradient():
     generator = torch.Generator().manual_seed(0)
     g, c, target = (torch.randn(20, D, generator=generator, dtype=torch.float64) for _ in range(3))

@@ -47,6 +47,14 @@ def test_sign_has_unit_steps_against_the_gradient():
 
 
 @pytest.mark.parametrize("rule", ["sgd", "sign", "adam"])
+def test_nothing_measured_moves_nothing(rule):
+    theta = torch.tensor([[1.0, -2.0]])
+    state, displacement = optimizers.step(LocalOptimizer(rule=rule), optimizers.init(theta), torch.zeros(1, 2))
+    assert not displacement.any()
+    assert not optimizers.step(LocalOptimizer(rule=rule), state, torch.zeros(1, 2))[1].any()
+
+
+@pytest.mark.parametrize("rule", ["sgd", "sign", "adam"])
 def test_one_step_on_a_quadratic_goes_down(rule):
     theta = torch.tensor([[1.0, -2.0]])
     _, displacement = optimizers.step(LocalOptimizer(rule=rule, learning_rate=0.01), optimizers.init(theta), theta)

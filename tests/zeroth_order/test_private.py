@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedopt.privacy.gaussian_dp import gaussian_delta
 from fedopt.zeroth_order import private, spsa
 from fedopt.zeroth_order.directions import Directions
 from fedopt.zeroth_order.seed_log import SeedLog, apply_, replay
@@ -128,6 +129,24 @@ def test_noise_never_comes_from_the_direction_stream():
     )
     first = torch.tensor([float(Directions("gaussian", 1, spsa.direction_key(SEED, s)).block(0, 1)) for s in steps])
     assert abs(float(torch.corrcoef(torch.stack((noise, first.double())))[0, 1])) < 4 / 2000**0.5
+
+
+def test_no_threshold_on_a_released_scalar_beats_the_bound_of_a_step():
+    """Audit: 100,000 steps on each of two neighbouring sums; the exact (epsilon, delta) holds, a tighter one fails."""
+    count, multiplier = 100_000, 1.0
+
+    def scalars(total: float, step: int) -> np.ndarray:
+        clipped = private.Clipped(torch.full((count,), total, dtype=torch.float64), 0.5, 0.0)
+        return np.sort(release(clipped, multiplier, step).scalars.numpy())
+
+    without, with_record = scalars(2.0, 0), scalars(2.5, 1)
+    thresholds = np.linspace(0.5, 4.0, 200)
+    hit = [1 - np.searchsorted(each, thresholds) / count for each in (with_record, without)]
+    for epsilon in (0.5, 1.0, 2.0):
+        best = float((hit[0] - math.exp(epsilon) * hit[1]).max())
+        error = math.sqrt((1 + math.exp(2 * epsilon)) * 0.25 / count)
+        assert best < float(gaussian_delta(epsilon, 1 / multiplier)) + 4 * error
+        assert best > float(gaussian_delta(epsilon, 2 / 3 / multiplier)) + error
 
 
 def test_an_empty_batch_is_still_released():

@@ -1,0 +1,268 @@
+"""Methods on the seed log end to end: replay in another process, resume, exact bytes, steps along the gradient."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from zeroth_order_runs import (
+    COMFL,
+    DIFFERENCES,
+    DIGITS,
+    FZOOS,
+    LOGGED,
+    QUADRATICS,
+    SPSA,
+    STREAM,
+    TWO,
+    D,
+    N,
+    Quick,
+    scenario,
+)
+
+import fedopt
+from fedopt.replay import replay
+from fedopt.simulation.session import model_hash
+from fedopt.zeroth_order import message_costs as costs
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_the_log_replays_to_the_very_bits_and_the_method_descends(name):
+    from fedopt.zeroth_order import seed_log
+
+    client, aggregator, more = LOGGED[name]
+    run = Quick(client, aggregator, steps=8, **more)
+    method = run.parts.scenario.aggregator
+    log = seed_log.SeedLog.from_bytes(method.files(run.state)["seed_log.bin"])
+    assert torch.equal(seed_log.replay(run.start, log), run.params)
+    assert run.values[-1] < run.parts.engine.evaluate(run.start)["loss"]
+
+
+def test_another_process_rebuilds_the_model(tmp_path: Path):
+    run = fedopt.simulate(scenario(SPSA, COMFL, data=DIGITS), out=tmp_path)
+    assert model_hash(replay(run.directory)) == run.summary["model_sha256"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedopt.replay", str(run.directory)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and run.summary["model_sha256"] in done.stdout, done.stderr[-1000:]
+
+
+VECTORS = {
+    "fzoos": (FZOOS, TWO, {}),
+    "scaffold1": ({**DIFFERENCES, "method": "scaffold1"}, TWO, {}),
+    "scaffold2": ({**DIFFERENCES, "method": "scaffold2"}, {"kind": "scaffold"}, {}),
+    "fedzo-fedbuff": (DIFFERENCES, {"kind": "fedbuff", "buffer_size": 2}, STREAM),
+    "fzoos-safeguard": (FZOOS, {"kind": "safeguard", "inner": TWO}, {}),
+}
+EVERYDAY = ("fzoos", "one_byte-async", "fedkseed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in EVERYDAY else pytest.mark.slow) for n in {**VECTORS, **LOGGED}]
+)
+def test_resume_has_the_bits_of_an_uninterrupted_run(name, tmp_path: Path):
+    client, aggregator, more = {**VECTORS, **LOGGED}[name]
+    whole = scenario(client, aggregator, steps=6, **more)
+    wanted = fedopt.simulate(whole, out=tmp_path).summary["model_sha256"]
+    from fedopt.simulation.session import Session
+
+    class Killed(Exception):
+        pass
+
+    class Short(Session):
+        def _after_instant(self) -> None:
+            super()._after_instant()
+            if self.parts.server.state.step >= 3:
+                raise Killed
+
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    with pytest.raises(Killed):
+        Short(whole, directory, quiet=True).run()
+    assert Session(whole, directory, quiet=True).run(resume=True)["model_sha256"] == wanted
+
+
+def test_decomfl_bytes_with_everybody_and_with_absences():
+    aggregator, steps = {**COMFL, "local_steps": 2, "perturbations": 5, "join": "log"}, 5
+    run = Quick(SPSA, aggregator, steps=steps)
+    for i, row in enumerate(run.updates):
+        cost = costs.decomfl(2, 5, missed_rounds=int(i >= N))
+        assert (row["uplink_bytes"], row["downlink_bytes"]) == (cost.uplink_bytes, cost.downlink_bytes)
+    away = Quick(SPSA, aggregator, steps=steps, sampling={"kind": "fixed", "cohort_size": 1})
+    last: dict[int, int] = {}
+    for row in away.updates:
+        missed = row["version"] - last.get(row["client_id"], 0)
+        assert row["downlink_bytes"] == costs.decomfl(2, 5, missed).downlink_bytes
+        last[row["client_id"]] = row["version"]
+
+
+def test_one_byte_and_feedsign_bytes():
+    run = Quick(SPSA, {"kind": "one_byte", "count": 3, "step_size": 0.01}, steps=4)
+    cost = costs.just_one_byte(own=3, received=3 * (N - 1), peers=1)
+    assert {row["uplink_bytes"] for row in run.updates} == {cost.uplink_bytes}
+    assert [row["downlink_bytes"] for row in run.updates[N:]] == [cost.downlink_bytes] * (3 * N)
+    votes = Quick(SPSA, {"kind": "feedsign", "step_size": 0.01}, steps=3)
+    assert {row["uplink_bytes"] for row in votes.updates} == {1}
+    assert {row["downlink_bytes"] for row in votes.updates[N:]} == {1}
+
+
+def test_cut_short_tasks_send_ask_and_count_less():
+    run = Quick(
+        SPSA, {"kind": "one_byte", "count": 4, "step_size": 0.01}, steps=2,
+        devices={"work": {"kind": "fixed_fraction", "low": 0.5, "high": 0.5}},
+    )  # fmt: skip
+    assert {(row["queries"], row["uplink_bytes"]) for row in run.updates} == {(4, 2)}
+    assert all(len(record.scalars) == 2 for record in run.state.records)
+    whole = Quick(SPSA, {"kind": "one_byte", "count": 2, "step_size": 0.01}, steps=1)
+    assert torch.equal(whole.params, replay_first_step(run))
+
+
+def replay_first_step(run: Quick) -> torch.Tensor:
+    """The model after the first step of a scalar method."""
+    from fedopt.zeroth_order.seed_log import apply_
+
+    first = [record for record in run.state.records if record.step == 0]
+    return apply_(run.start.clone(), "rademacher", first)
+
+
+@pytest.mark.parametrize("kind", ["decomfl", "one_byte", "feedsign", "fedkseed"])
+def test_bytes_with_joins_absences_and_losses(kind):
+    """Every download is what the client lacked: replayed here from who took part when; newcomers lack everything."""
+    clients, client = 6, SPSA if kind != "fedkseed" else {"kind": "fedkseed", "steps": 3}
+    method = {"decomfl": {"perturbations": 3}, "one_byte": {"count": 2}, "fedkseed": {"candidates": 9}}.get(kind, {})
+    aggregator = {"kind": kind, "step_size": 0.003, **({} if kind == "fedkseed" else {"join": "log"}), **method}
+    run = Quick(client, aggregator, steps=12, data={**QUADRATICS, "clients": clients},
+                sampling={"kind": "fixed", "cohort_size": 3}, devices={"dropout": 0.3})  # fmt: skip
+    rows = sorted(run.updates, key=lambda row: row["version"])
+    assert 0 < sum(row["status"] == "lost" for row in rows) < len(rows)
+    heard: dict[int, int] = {}
+    for row in rows:
+        asked, version = row["client_id"], row["version"]
+        since = heard.get(asked, 0)
+        if kind == "decomfl":
+            # A round that lost all its replies made no record.
+            made = {r["version"] for r in rows if r["status"] == "admitted" and since <= r["version"] < version}
+            cost = costs.decomfl(1, 3, len(made)).downlink_bytes
+        elif kind == "feedsign":
+            cost = -(-(version - since) // 8)
+        elif kind == "fedkseed":
+            cost = 4 * 9 + (8 if asked not in heard else 0)
+        else:
+            others = [r for r in rows if r["status"] == "admitted" and since <= r["version"] < version]
+            cost = sum(2 for r in others if r["client_id"] != asked or r["version"] < since)
+        assert row["downlink_bytes"] == cost, (kind, row)
+        heard[asked] = version
+    assert run.rounds[-1]["downlink_bytes"] == sum(row["downlink_bytes"] for row in rows)
+
+
+def test_a_tie_takes_no_step_or_a_step_forward():
+    """Two clients with mirrored quadratics around the start disagree about every direction."""
+    data = {
+        "kind": "quadratics",
+        "dimension": 4,
+        "clients": 2,
+        "centers": ((1.0,) * 4, (-1.0,) * 4),
+        "curvatures": (1.0, 1.0),
+    }
+    skipped = Quick(SPSA, {"kind": "feedsign", "step_size": 0.1}, steps=1, data=data)
+    assert torch.equal(skipped.params, skipped.start) and not skipped.state.records
+    taken = Quick(SPSA, {"kind": "feedsign", "step_size": 0.1, "tie": "plus"}, steps=1, data=data)
+    assert [record.scalars for record in taken.state.records] == [(1.0,)]
+    assert torch.allclose((taken.params - taken.start).abs(), torch.full((4,), 0.1))
+
+
+@pytest.mark.parametrize("name", ["central", "forward", "fedkseed"])
+def test_differences_of_a_function_are_not_lost_in_float32(name, monkeypatch: pytest.MonkeyPatch):
+    """A quadratic 10,000 above 0, whose float32 values are 1e-3 apart: no slope of radius 1e-4 would survive."""
+    monkeypatch.setitem(sys.modules, "test_scalar_methods", sys.modules[__name__])
+    data = {"kind": "user_function", "function": "test_scalar_methods:raised", "dimension": 5, "clients": 1}
+    work = {"kind": "fedkseed", "steps": 1} if name == "fedkseed" else {**SPSA, "scheme": name}
+    more = {"candidates": 1, "directions": "rademacher"} if name == "fedkseed" else {}
+    method = {"kind": "fedkseed" if more else "decomfl", "step_size": 0.01, **more}
+    run = Quick({**work, "radius": 1e-4}, method, steps=1, data=data)
+    gradient = 2 * (run.start.double() - 0.2)
+    moved = (run.start - run.params).double()  # 0.01 (z . gradient) z
+    assert float(moved @ gradient) == pytest.approx(0.01 * float(moved.sign() @ gradient) ** 2, abs=1e-5)
+    assert float(moved @ gradient) > 1e-3
+
+
+def raised(client: int, point: np.ndarray) -> float:
+    return 10_000.0 + float(((point - 0.2) ** 2).sum())
+
+
+@pytest.mark.parametrize("directions", ["sphere", "coordinate", "rademacher"])
+@pytest.mark.parametrize("kind", ["decomfl", "one_byte"])
+def test_steps_estimate_the_gradient_whatever_the_length_of_directions(directions, kind):
+    """With very many directions one step is the gradient's, also where they have length 1 instead of sqrt(d)."""
+    count = {"perturbations": 4000} if kind == "decomfl" else {"count": 4000}
+    data = {**QUADRATICS, "clients": 1}
+    run = Quick(SPSA, {"kind": kind, "step_size": 1.0, "directions": directions, **count}, steps=1, data=data)
+    objective = run.parts.data.objective
+    gradient = objective.gradients([0], run.start.double()[None])[0]
+    moved = (run.start - run.params).double()
+    assert float(moved @ gradient) / float(gradient @ gradient) == pytest.approx(1.0, abs=0.15)
+
+
+def test_what_has_no_slope_has_no_forward_gradient():
+    data = {"kind": "model_metric", "train_steps": 5, "hidden": [2]}
+    with pytest.raises(ValueError, match="gives values only; use scheme: central"):
+        Quick({**SPSA, "scheme": "jvp"}, COMFL, steps=1, data=data)
+
+
+def test_the_bound_minimiser_does_not_depend_on_the_batch_of_clients():
+    client = {**FZOOS, "gamma": {"rule": "bound_minimiser"}}
+    together = Quick(client, TWO, steps=4)
+    alone = Quick(client, TWO, steps=4, engine={"device": "cpu", "threads": 1, "chunk": 1})
+    assert torch.allclose(together.params, alone.params, atol=1e-5)
+
+
+def test_joining_takes_the_weights_where_the_log_is_longer():
+    aggregator = {"kind": "one_byte", "count": 30, "step_size": 0.01}
+    by_log = Quick(SPSA, {**aggregator, "join": "log"}, steps=2).updates[N]["downlink_bytes"]
+    cheaper = Quick(SPSA, aggregator, steps=2).updates[N]["downlink_bytes"]
+    assert by_log == 30 * (N - 1) and cheaper == 4 * D < by_log
+    assert not costs.join_by_log_is_cheaper(by_log, D)
+
+
+def test_one_client_is_mezo_step_for_step():
+    from fedopt.zeroth_order.seed_log import apply_
+    from fedopt.zeroth_order.spsa import mezo_step
+
+    run = Quick(SPSA, {**COMFL, "perturbations": 2}, steps=3, data={**QUADRATICS, "clients": 1})
+    objective, theta = run.parts.data.objective, run.start.clone()
+    for step in range(3):
+        losses = lambda points: objective.values([0], points)  # noqa: E731
+        # Measured in float64, as every function is; the model stays in float32.
+        _, record = mezo_step(theta.double(), "rademacher", step, 1, 0.01, 0.003, losses, count=2)
+        apply_(theta, "rademacher", [record])
+    assert torch.equal(theta, run.params)
+
+
+def test_fedkseed_is_the_average_of_local_models():
+    from fedopt.zeroth_order import fedkseed
+
+    run = Quick({"kind": "fedkseed", "steps": 6, "radius": 0.01}, {"kind": "fedkseed", "candidates": 5,
+                "step_size": 0.01}, steps=1)  # fmt: skip
+    objective, candidates = run.parts.data.objective, fedkseed.candidate_directions("gaussian", D, 1)
+    models = []
+    for i in range(N):
+        seeds = fedkseed.choose_seeds(1, [i], 0, 6, 5)
+        at = lambda step, i=i: lambda points: objective.values([i], points)  # noqa: E731
+        models.append(fedkseed.local_training(run.start, candidates, seeds, 0.01, 0.01, at).models[0])
+    assert torch.allclose(torch.stack(models).mean(0), run.params, atol=1e-5)
+    row = run.updates[0]
+    assert (row["uplink_bytes"], row["downlink_bytes"]) == (min(4 * 5, 8 * 6), 4 * 5 + 8)
+
+
+def test_feedsign_does_not_depend_on_the_scale_of_losses():
+    """Halving the curvature of every function leaves all votes, and so the model, as they were."""
+    made = []
+    for curvature in (1.0, 4.0):
+        data = {"kind": "quadratics", "clients": 3, "dimension": 4, "curvatures": [curvature] * 3}
+        made.append(Quick(SPSA, {"kind": "feedsign", "step_size": 0.1}, steps=5, data=data).params)
+    assert torch.equal(*made)
