@@ -17,7 +17,6 @@ from fedopt.rng import generator
 from fedopt.types import Message, ParamSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 Values = Callable[["torch.Tensor"], "torch.Tensor"]  # points [cohort or 1, queries, d] -> values [cohort, queries]
@@ -57,11 +56,27 @@ class BlackBoxWork(ClientWork):
         Args:
             rows: rows of the cohort, in order; all of them by default.
         """
-        chosen = list(range(len(cohort))) if rows is None else rows
-        if engine.data.objective is not None:
-            values = objective_values(cohort, engine, chosen)
-            return lambda step: values
-        return model_values(engine, self.plan(cohort, engine), chosen)
+        of_steps = self.values_of_steps(cohort, engine, list(range(len(cohort))) if rows is None else rows)
+        return lambda step: of_steps([step])
+
+    def values_of_steps(self, cohort: Cohort, engine: Engine, rows: list[int]) -> Callable[[list[int]], Values]:
+        """Local steps -> the function of every row in each of them: points ``[rows * steps, queries, d]``, the steps of
+        a row side by side, to ``[rows * steps, queries]``.
+        """
+        if engine.data.objective is None:
+            return model_values(engine, self.plan(cohort, engine), rows)
+        values = objective_values(cohort, engine, rows)
+
+        def of_steps(steps: list[int]) -> Values:
+            def at(points: torch.Tensor) -> torch.Tensor:
+                # The same function in every step: its queries in the order of the steps, and so its noise.
+                if len(steps) == 1:
+                    return values(points)
+                return values(points.unflatten(0, (len(rows), -1)).flatten(1, 2)).view(points.shape[:2])
+
+            return at
+
+        return of_steps
 
 
 def objective_values(cohort: Cohort, engine: Engine, rows: list[int]) -> Values:
@@ -89,16 +104,19 @@ def objective_values(cohort: Cohort, engine: Engine, rows: list[int]) -> Values:
     return values
 
 
-def model_values(engine: Engine, plan: BatchPlan, rows: list[int]) -> Callable[[int], Values]:
-    """Mean losses on the batches of a plan."""
+def model_values(engine: Engine, plan: BatchPlan, rows: list[int]) -> Callable[[list[int]], Values]:
+    """Mean losses on the batches of a plan; steps beyond it see its last batch."""
+    import numpy as np
     import torch
 
     losses, device = engine.loss_values, engine.device
+    planned = plan.counts.shape[1]
 
-    def at(step: int) -> Values:
-        last = max(0, min(step, plan.counts.shape[1] - 1))
-        indices: np.ndarray = plan.indices[rows, last] if plan.counts.shape[1] else plan.indices[rows, :0].sum(1)
-        counts = plan.counts[rows, last] if plan.counts.shape[1] else plan.counts[rows].sum(1)
+    def at(steps: list[int]) -> Values:
+        chosen = [max(0, min(step, planned - 1)) for step in steps]
+        who, when = np.repeat(rows, len(steps)), np.tile(chosen, len(rows))
+        indices = plan.indices[who, when] if planned else plan.indices[who, :0].sum(1)
+        counts = plan.counts[who, when] if planned else plan.counts[who].sum(1)
         where, real = torch.from_numpy(indices).to(device), torch.from_numpy(counts).to(device)
 
         def values(points: torch.Tensor) -> torch.Tensor:

@@ -104,7 +104,7 @@ class Spsa(BlackBoxWork):
         import torch
 
         from fedopt.zeroth_order.directions import Directions
-        from fedopt.zeroth_order.spsa import direction_key, own_scalars
+        from fedopt.zeroth_order.spsa import direction_key, directions_at_once, own_scalars
 
         if self.scheme == "forward":
             raise ValueError(
@@ -113,12 +113,13 @@ class Spsa(BlackBoxWork):
         theta = cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine))[None]
         names = [(cohort.tasks[r], cohort.clients[r]) for r in rows]
         streams = [Directions(config["directions"], engine.spec.size, direction_key(cohort.seed, *n)) for n in names]
-        at = self.values_at(cohort, engine, rows)
-        columns = [
-            own_scalars(theta, streams, self.radius, at(k), [k] * len(rows), self.scheme)
-            for k in range(int(config["scalar_steps"]))
-        ]
-        return torch.stack(columns, dim=1)
+        values_of, columns = self.values_of_steps(cohort, engine, rows), []
+        for part in torch.arange(int(config["scalar_steps"])).split(directions_at_once(theta.numel(), len(rows))):
+            numbers = part.tolist()
+            repeated = [stream for stream in streams for _ in numbers]
+            measured = own_scalars(theta, repeated, self.radius, values_of(numbers), numbers * len(rows), self.scheme)
+            columns.append(measured.view(len(rows), len(numbers)))
+        return torch.cat(columns, dim=1)
 
 
 def _coded(scalars: torch.Tensor, cohort: Cohort, code: str) -> torch.Tensor:

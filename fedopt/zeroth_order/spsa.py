@@ -24,6 +24,7 @@ from fedopt.zeroth_order.directions import DirectionKind, Directions
 from fedopt.zeroth_order.estimators import forward_gradient
 from fedopt.zeroth_order.seed_log import Record, apply_
 
+_AT_ONCE = 1 << 20  # numbers in the perturbed models of one call; small models are evaluated in one batch
 Losses = Callable[[torch.Tensor], torch.Tensor]
 Scheme = Literal["central", "forward", "jvp"]
 
@@ -31,6 +32,11 @@ Scheme = Literal["central", "forward", "jvp"]
 def direction_key(seed: int, *ids: int) -> int:
     """Key of a public direction stream, for example by (step) or (step, worker): hashed, never added up."""
     return rng.key(seed, "public-directions", *ids)
+
+
+def directions_at_once(dimension: int, models: int = 1) -> int:
+    """Directions whose perturbed pairs for ``models`` models fit into one evaluation, >= 1."""
+    return max(1, _AT_ONCE // (2 * dimension * models))
 
 
 def common_scalars(
@@ -49,7 +55,7 @@ def common_scalars(
         directions: the common stream.
         radius: > 0, in units of the parameters.
         losses: see the module.
-        count: directions, evaluated one after the other so that two perturbed models exist at a time.
+        count: directions; as many in one evaluation as `directions_at_once` says, one for a large model.
         first_index: number of the first direction.
         scheme: ``central`` 2 evaluations per direction, ``forward`` count + 1 in all, ``jvp`` one exact directional
             derivative per direction (forward gradients).
@@ -59,14 +65,15 @@ def common_scalars(
         return torch.stack(exact, dim=1)
     base = losses(theta[None, None]).double() if scheme == "forward" else None
     columns = []
-    for index in range(first_index, first_index + count):
-        pair = directions.pair(theta, radius, index)
+    for indices in torch.arange(first_index, first_index + count).split(directions_at_once(theta.numel())):
+        made = [directions.pair(theta, radius, index) for index in indices.tolist()]
+        pairs = made[0][None] if len(made) == 1 else torch.stack(made)  # [n, 2, d]
         if base is None:
-            values = losses(pair[None]).double()
-            columns.append((values[:, 0] - values[:, 1]) / (2 * radius))
+            values = losses(pairs.flatten(0, 1)[None]).double().unflatten(1, (-1, 2))
+            columns.append((values[..., 0] - values[..., 1]) / (2 * radius))
         else:
-            columns.append((losses(pair[None, :1]).double()[:, 0] - base[:, 0]) / radius)
-    return torch.stack(columns, dim=1).float()
+            columns.append((losses(pairs[None, :, 0]).double() - base) / radius)
+    return torch.cat(columns, dim=1).float()
 
 
 def own_scalars(
