@@ -1,13 +1,15 @@
 """Checkpoints without pickle: JSON for structure, safetensors for numbers, one atomic file.
 
 What can be stored: None, bool, int, float, str, Fraction, tuple, list, dict, set, NamedTuple and dataclass instances,
-pydantic settings, NumPy arrays and scalars, tensors. Classes are named in the file and looked up only among modules
-that are already imported (the scenario's own components), so a foreign checkpoint cannot load code.
+pydantic settings, NumPy arrays and scalars, tensors. Classes are named in the file and looked up only in fedopt's own
+modules and among those that are already imported (the scenario's components), so a foreign checkpoint cannot load code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -104,6 +106,9 @@ def _name(value: Any) -> str:
 
 def _class(name: str) -> Any:
     module, _, qualified = name.partition(":")
+    if module.startswith("fedopt."):  # a state may name a class of a module that is imported only when it is used
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
     found: Any = sys.modules.get(module)
     for part in qualified.split("."):
         found = getattr(found, part, None)

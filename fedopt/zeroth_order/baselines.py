@@ -57,7 +57,7 @@ def estimate_at(
     directions = draw(
         settings.directions, dimension, keys, settings.count, turn * settings.count, points.device, points.dtype
     )
-    scale = factor(settings.directions, dimension)
+    scale = factor(settings.directions, dimension, settings.count)
     if settings.scheme == "jvp":
         made = forward_gradient(objective, points, directions)
         return made._replace(gradient=made.gradient * scale)

@@ -204,6 +204,29 @@ def orthonormal(
     return (frame * signs[:, None, :]).mT.contiguous().to(device=device, dtype=dtype)
 
 
+def distinct_coordinates(
+    dimension: int,
+    keys: Sequence[int],
+    count: int,
+    first_index: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Different unit vectors, drawn without replacement: ``[len(keys), count, d]``; with count = d all of them.
+
+    Raises:
+        ValueError: more directions than dimensions.
+    """
+    if count > dimension:
+        raise ValueError(f"there are {dimension} coordinates, asked for {count} different ones")
+    made = torch.zeros(len(keys), count, dimension, device=device, dtype=dtype)
+    for row, key in enumerate(keys):
+        stream = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 1, first_index]))
+        chosen = torch.from_numpy(stream.choice(dimension, size=count, replace=False))
+        made[row, torch.arange(count, device=device), chosen.to(device)] = 1
+    return made
+
+
 def uniform(
     keys: Sequence[int],
     count: int,

@@ -10,6 +10,7 @@ is named for what it lacks.
 | rademacher, sphere | 1, d | (d + n - 1) / n |
 | orthogonal | d | d / n |
 | coordinate | d | (d + n - 1) / n |
+| distinct_coordinates | n | n / d: n partial derivatives as they are, zero elsewhere (DeepZero's sparse estimate) |
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import torch
 from fedopt.zeroth_order import directions as streams
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
-EstimatorKind = Literal["gaussian", "rademacher", "sphere", "orthogonal", "orthogonal_unscaled", "coordinate"]
+EstimatorKind = Literal[
+    "gaussian", "rademacher", "sphere", "orthogonal", "orthogonal_unscaled", "coordinate", "distinct_coordinates"
+]
 Scheme = Literal["forward", "central", "one_point"]
 
 
@@ -36,8 +39,13 @@ class Estimate(NamedTuple):
     queries: int  # function values per client
 
 
-def factor(kind: EstimatorKind, dimension: int) -> float:
-    """What the mean of slope times direction is multiplied by: d for unit-length directions, else 1."""
+def factor(kind: EstimatorKind, dimension: int, count: int = 1) -> float:
+    """What the mean of slope times direction is multiplied by: d for unit-length directions, else 1.
+
+    ``distinct_coordinates`` take their number ``count``, so that every measured partial derivative stands as it is.
+    """
+    if kind == "distinct_coordinates":
+        return float(count)
     return float(dimension) if kind in ("sphere", "orthogonal", "coordinate") else 1.0
 
 
@@ -53,6 +61,8 @@ def draw(
     """Directions ``[len(keys), count, d]``, one stream per client."""
     if kind == "orthogonal" or kind == "orthogonal_unscaled":
         return streams.orthonormal(dimension, keys, count, first_index, device, dtype)
+    if kind == "distinct_coordinates":
+        return streams.distinct_coordinates(dimension, keys, count, first_index, device, dtype)
     return streams.batch(kind, dimension, keys, count, first_index, device, dtype)
 
 

@@ -125,10 +125,13 @@ class FiniteDifferenceSettings(Section):
     )
     local_steps: int = Field(10, ge=1, description="T, local iterations per round")
     optimizer: LocalOptimizer = Field(LocalOptimizer.model_validate({}), description="local optimiser")
-    directions: Literal["gaussian", "rademacher", "sphere", "orthogonal", "orthogonal_unscaled", "coordinate"] = Field(
+    directions: Literal[
+        "gaussian", "rademacher", "sphere", "orthogonal", "orthogonal_unscaled", "coordinate", "distinct_coordinates"
+    ] = Field(
         "orthogonal",
         description="orthogonal_unscaled is the reference program's estimate, d times too small; harmless under adam "
-        "alone, wrong beside a proximal term",
+        "alone, wrong beside a proximal term; distinct_coordinates measures so many partial derivatives and takes the "
+        "others for zero (all of them with count = d)",
     )
     scheme: Literal["forward", "central", "one_point", "jvp"] = Field(
         "forward", description="finite differences, or jvp: exact directional derivatives (forward gradients)"

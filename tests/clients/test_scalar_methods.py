@@ -27,7 +27,7 @@ from zeroth_order_runs import (
 
 import fedopt
 from fedopt.replay import replay
-from fedopt.simulation.session import model_hash
+from fedopt.simulation.session import Session, model_hash
 from fedopt.zeroth_order import message_costs as costs
 
 
@@ -69,7 +69,14 @@ def test_resume_has_the_bits_of_an_uninterrupted_run(name, tmp_path: Path):
     client, aggregator, more = {**VECTORS, **LOGGED}[name]
     whole = scenario(client, aggregator, steps=6, **more)
     wanted = fedopt.simulate(whole, out=tmp_path).summary["model_sha256"]
-    from fedopt.simulation.session import Session
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    killed(whole, directory)
+    assert Session(whole, directory, quiet=True).run(resume=True)["model_sha256"] == wanted
+
+
+def killed(whole: fedopt.scenario.Scenario, directory: Path) -> None:
+    """A run that ends in the middle of its third step."""
 
     class Killed(Exception):
         pass
@@ -80,11 +87,23 @@ def test_resume_has_the_bits_of_an_uninterrupted_run(name, tmp_path: Path):
             if self.parts.server.state.step >= 3:
                 raise Killed
 
-    directory = tmp_path / "killed"
-    directory.mkdir()
     with pytest.raises(Killed):
         Short(whole, directory, quiet=True).run()
-    assert Session(whole, directory, quiet=True).run(resume=True)["model_sha256"] == wanted
+
+
+def test_another_process_resumes(tmp_path: Path):
+    """A fresh process has not imported what a state is made of."""
+    whole = scenario(SPSA, COMFL, steps=6)
+    wanted = fedopt.simulate(whole, out=tmp_path / "whole").summary["model_sha256"]
+    directory = tmp_path / "cut"
+    directory.mkdir()
+    killed(whole, directory)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedopt", "simulate", "--resume", str(directory)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert fedopt.open_run(directory).summary["model_sha256"] == wanted
 
 
 def test_decomfl_bytes_with_everybody_and_with_absences():

@@ -149,6 +149,14 @@ def test_one_sgd_step_is_an_averaged_gradient_step():
     assert torch.allclose(run.params.double(), run.start - 0.01 * 20 * (2 * x + 1) / (10 * D), atol=1e-6)
 
 
+def test_all_distinct_coordinates_are_a_gradient_step():
+    client = {**DIFFERENCES, "local_steps": 1, "count": D, "scheme": "central", "project": False,
+              "optimizer": {"rule": "sgd", "learning_rate": 0.01}}  # fmt: skip
+    frames = [Quick({**client, "directions": kind}, {"kind": "fedavg"}, steps=2).params
+              for kind in ("distinct_coordinates", "orthogonal")]  # fmt: skip
+    assert torch.allclose(*frames, atol=1e-6)
+
+
 def test_safeguard_never_rises_and_counts_its_queries():
     wild = {**DIFFERENCES, "optimizer": {"rule": "sgd", "learning_rate": 3.0}}
     free = Quick(wild, {"kind": "fedavg"}, steps=6)

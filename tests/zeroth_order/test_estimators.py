@@ -96,6 +96,24 @@ def test_coordinate_estimate_is_exact_and_shares_add_up():
     assert central.queries == 2 * D
 
 
+def test_distinct_coordinates_are_the_coordinate_estimate():
+    keys, points = [rng.key(0, "distinct", i) for i in range(400)], POINT.expand(400, -1)
+    some = draw("distinct_coordinates", D, keys, 4)
+    assert torch.equal(some.sum(2), torch.ones(400, 4)) and float(some.sum(1).max()) == 1
+    sparse = estimate(quadratic, points, some, 1e-2, "forward", factor("distinct_coordinates", D, 4)).gradient
+    for row in range(3):
+        wanted = coordinate_estimate(quadratic, points[:1], 1e-2, some[row].sum(0).nonzero().flatten()).gradient[0]
+        torch.testing.assert_close(sparse[row], wanted)
+    kept = (some.sum(1).mean(0) - 4 / D) / (4 / D * (1 - 4 / D) / 400) ** 0.5
+    assert float(kept.abs().max()) < 4
+    assert not torch.equal(some, draw("distinct_coordinates", D, keys, 4, first_index=4))
+    whole = draw("distinct_coordinates", D, keys[:1], D)
+    full = estimate(quadratic, POINT[None], whole, 1e-2, "central", factor("distinct_coordinates", D, D)).gradient
+    torch.testing.assert_close(full[0], GRADIENT, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match="there are 12 coordinates, asked for 13"):
+        draw("distinct_coordinates", D, keys, 13)
+
+
 def test_forward_gradient_is_the_directional_derivative():
     keys = [rng.key(0, "jvp", i) for i in range(1500)]
     directions = draw("gaussian", D, keys, 1)
