@@ -222,11 +222,11 @@ def main() -> None:
         "date": date, "cpu": cpu, "cores": os.cpu_count(), "threads": chosen.threads, "torch": torch.__version__,
         "python": platform.python_version(), "load": os.getloadavg()[0], "measured": old["measured"],
     }  # fmt: skip
+    chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.what or benches:
         results["measured"][name] = benches[name](chosen.repeats)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(report(results))
+        stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+        stem.with_suffix(".md").write_text(report(results))
     print(report(results))
 
 

@@ -27,7 +27,8 @@ from zeroth_order_runs import (
 
 import fedopt
 from fedopt.replay import replay
-from fedopt.simulation.session import Session, model_hash
+from fedopt.simulation.session import Session
+from fedopt.simulation.summary import model_hash
 from fedopt.zeroth_order import message_costs as costs
 
 

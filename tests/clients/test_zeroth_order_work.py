@@ -172,7 +172,7 @@ def test_wrong_pairs_say_what_to_use():
         Quick({**DIFFERENCES, "method": "scaffold1"}, {"kind": "fedavg"})
     with pytest.raises(ValueError, match=r"aggregator: \{kind: scaffold\}"):
         Quick({**DIFFERENCES, "method": "scaffold2"}, {"kind": "fedavg"})
-    with pytest.raises(ValueError, match="decomfl, feedsign or one_byte"):
+    with pytest.raises(ValueError, match="spsa sends scalars, but aggregator fedavg takes update"):
         Quick(SPSA, {"kind": "fedavg"})
 
 
