@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedopt.flower.federation import ConnectedNow, Federation
-from fedopt.flower.node import public_facts
-from fedopt.flower.replies import Received, Templates, collect, received
-from fedopt.flower.wire import PROTOCOL, Form, encode
+from fedopt.flower.grid_state import GridState, Pace
+from fedopt.flower.orders import order
+from fedopt.flower.replies import Received, Templates, collect, received, told_reason
+from fedopt.flower.under_way import Sent, UnderWay
 from fedopt.protocol import (
     Arrived,
     Cancel,
@@ -33,58 +31,9 @@ from fedopt.protocol import (
     Timer,
     Wake,
 )
-from fedopt.server import InFlight
 from fedopt.simulation.assembly import Parts
 from fedopt.simulation.hooks import Hooks
 from fedopt.types import Ticks
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How a deployment waits.
-
-    Args:
-        reply_s: seconds after which a task without an answer is lost, and its message expires.
-        poll_s: seconds between two looks at the SuperLink.
-        idle_s: seconds without a ready client and without work after which the run ends.
-    """
-
-    reply_s: float = 3600.0
-    poll_s: float = 0.5
-    idle_s: float = 300.0
-
-
-@dataclass
-class GridState:
-    """What a checkpoint holds besides the server.
-
-    Args:
-        now: time of the last event.
-        committed: client -> dispatch whose state the client goes on from.
-        uncollected: client -> its last arrived dispatch that no step has taken yet.
-        timer: (when, tag) of the timer that is set.
-        kept: replies that no step has taken yet.
-    """
-
-    now: Ticks = 0
-    committed: dict[int, int] = field(default_factory=dict)
-    uncollected: dict[int, int] = field(default_factory=dict)
-    timer: tuple[Ticks, int] | None = None
-    started: bool = False
-    kept: dict[int, Received] = field(default_factory=dict)
-
-
-@dataclass
-class Sent:
-    """A task on its way."""
-
-    dispatch: Dispatch
-    flight: InFlight
-    node: int
-    expected: dict[str, Form]
-    at: Ticks
-    answered: bool = False
-    open: bool = True
 
 
 class GridDriver:
@@ -100,8 +49,9 @@ class GridDriver:
         sleep: waits; replaced in tests.
         on_timing: called with (client, task, download_s, compute_s, upload_s) of every reply.
 
-    Guarantees: a reply is used at most once; a checkpoint is written before anything is sent, so nothing that left this
-    machine is unknown to it; tasks without an answer are paid for where clients pay for their own replies.
+    Guarantees: a reply is used at most once; a checkpoint is written before anything is sent or a step is shown, so
+    nothing that left this machine or that anybody saw is unknown to it; tasks without an answer are paid for where
+    clients pay for their own replies.
     """
 
     def __init__(
@@ -116,14 +66,13 @@ class GridDriver:
         on_timing: Callable[[int, int, float, float, float], None] = lambda *timing: None,
     ):
         self.parts, self.server, self.hooks = parts, parts.server, hooks
-        self.grid, self.federation, self.pace = grid, federation, pace
+        self.federation, self.pace = federation, pace
         self._clock, self._sleep, self.on_timing = clock, sleep, on_timing
         self.state = GridState()
-        self.finished: Finished | None = None
         self._templates = Templates(parts)
         self._outbox: list[Sent] = []
-        self._sent: dict[str, Sent] = {}  # by message id; kept until the message expires
-        self._by_dispatch: dict[int, Sent] = {}
+        self._under_way = UnderWay(grid)
+        self._unseen_step = False
         self._metrics: dict[str, float] = {}
         self._quiet_since = clock()
         self._origin = 0.0
@@ -137,19 +86,24 @@ class GridDriver:
             Why it ended.
         """
         self._origin = self._clock() - self.state.now / self.parts.clock.ticks_per_second
-        resumed = self.state.started
-        self.state.started = True
+        self.hooks.publish()  # what a checkpoint knew and nobody had seen yet
+        if self.state.finished is None:
+            self._begin()
+        while self.state.finished is None:
+            self.federation.refresh()
+            if not self._instant():
+                self._wait()
+        self._pay_for_the_unanswered()
+        self._commit()
+        return self.state.finished
+
+    def _begin(self) -> None:
+        resumed, self.state.started = self.state.started, True
         if resumed:
             self._give_up_on_the_past()
         else:
             self._tell(Started(self._now(), ConnectedNow(self.federation)))
         self._settle()
-        while self.finished is None:
-            self.federation.refresh()
-            if not self._instant():
-                self._wait()
-        self._pay_for_the_unanswered()
-        return self.finished
 
     def _now(self) -> Ticks:
         """Ticks since the start; strictly later than the last event."""
@@ -165,7 +119,7 @@ class GridDriver:
             (_, tag), self.state.timer = self.state.timer, None
             events.append(Timer(now, tag))
         for event in events:
-            if self.finished is None:
+            if self.state.finished is None:
                 self._tell(event)
                 if self.server.state.exchange.dispatch == "per_upload" and isinstance(event, Arrived):
                     self._settle()
@@ -173,14 +127,21 @@ class GridDriver:
         return bool(events)
 
     def _settle(self) -> None:
-        """Let waiting dispatches out; again while steps happen without any reply; then write down, then send."""
-        while self.finished is None:
+        """Let waiting dispatches out; again while steps happen without any reply."""
+        while self.state.finished is None:
             before = self.server.state.step
             self._tell(Settled(self._now(), ConnectedNow(self.federation)))
             if self.server.state.step == before:
-                break
-        if self._outbox and self.finished is None:
+                self._commit()
+                return
+
+    def _commit(self) -> None:
+        """Write down, then show, then send: in this order, or a restart could release one step twice, unpaid."""
+        if self._outbox or self._unseen_step or self.state.finished is not None:
             self.hooks.save_checkpoint()
+        self._unseen_step = False
+        self.hooks.publish()
+        if self._outbox and self.state.finished is None:
             self._send()
 
     def _wait(self) -> None:
@@ -188,7 +149,7 @@ class GridDriver:
         if busy:
             self._quiet_since = self._clock()
         elif self._clock() - self._quiet_since > self.pace.idle_s:
-            self.finished = Finished(
+            self.state.finished = Finished(
                 "failed", f"no node was ready for {self.pace.idle_s:g} s; are the SuperNodes running?"
             )
         self._sleep(self.pace.poll_s)
@@ -196,22 +157,14 @@ class GridDriver:
     # ---- what has happened -------------------------------------------------------------------------------------
 
     def _replies(self) -> list[Event]:
-        """Arrivals and errors since the last look, by ascending client: their order within a look means nothing."""
-        if not self._sent:
-            return []
-        found = list(self.grid.pull_messages(list(self._sent)))
-        known = [
-            (self._sent[m.metadata.reply_to_message_id], m)
-            for m in found
-            if m.metadata.reply_to_message_id in self._sent
-        ]
-        known.sort(key=lambda pair: (pair[0].dispatch.client, pair[0].dispatch.dispatch_id))
-        return [event for sent, message in known for event in self._reply(sent, message)]
+        """Arrivals and errors since the last look."""
+        return [event for sent, message in self._under_way.pull() for event in self._reply(sent, message)]
 
     def _reply(self, sent: Sent, message: Message) -> list[Event]:
         now, dispatch = self._now(), sent.dispatch
         if message.has_error():
-            return self._error(sent, _told_reason(message), now)
+            sent.failed = True
+            return self._lost(sent, told_reason(message), now)
         duplicate, sent.answered = sent.answered, True
         if duplicate or not sent.open:
             return [Late(now, sent.flight, duplicate)]
@@ -224,7 +177,8 @@ class GridDriver:
         self.state.uncollected[dispatch.client] = dispatch.dispatch_id
         return [Arrived(now, dispatch.dispatch_id)]
 
-    def _error(self, sent: Sent, reason: str, now: Ticks) -> list[Event]:
+    def _lost(self, sent: Sent, reason: str, now: Ticks) -> list[Event]:
+        """There will be no reply that could be used; it may have left the client all the same, so it is paid for."""
         if sent.answered or not sent.open:
             return []
         sent.open = False
@@ -242,19 +196,14 @@ class GridDriver:
 
     def _expired(self) -> list[Event]:
         """Tasks whose time is over or whose node is gone; messages are forgotten once they have expired."""
-        limit = self.parts.clock.ticks(self.pace.reply_s)
+        latest = self._now() - self.parts.clock.ticks(self.pace.reply_s)
         events: list[Event] = []
-        for message_id, sent in list(self._sent.items()):
-            over = self._now() - sent.at > limit
-            gone = not self.federation.is_connected(sent.node)
-            if sent.open and (over or gone):
+        for sent in self._under_way:
+            over = sent.at < latest
+            if sent.open and (over or not self.federation.is_connected(sent.node)):
                 why = f"no answer within {self.pace.reply_s:g} s" if over else "its node left"
-                events += self._error(sent, why, self._now())
-            elif over and not sent.answered:
-                self.server.charge(sent.flight)
-            if over:
-                del self._sent[message_id]
-                self._by_dispatch.pop(sent.dispatch.dispatch_id, None)
+                events += self._lost(sent, why, self._now())
+        self._under_way.forget_before(latest)
         return events
 
     def _give_up_on_the_past(self) -> None:
@@ -264,9 +213,7 @@ class GridDriver:
             self._tell(Lost(self._now(), dispatch_id, "the server was restarted"))
 
     def _pay_for_the_unanswered(self) -> None:
-        for flight in self.server.state.in_flight.values():
-            self.server.charge(flight)
-        for sent in self._sent.values():
+        for sent in self._under_way:
             if not sent.answered:
                 self.server.charge(sent.flight)
 
@@ -277,7 +224,7 @@ class GridDriver:
         while commands:
             answer: list[Command] = []
             for command in commands:
-                if self.finished is not None:
+                if self.state.finished is not None:
                     return
                 if isinstance(command, Collect):
                     answer = self._collect(command)
@@ -309,16 +256,18 @@ class GridDriver:
             case Outcome():
                 self.hooks.on_outcome(command.row)
             case Stepped():
+                self._unseen_step = True
                 reason = self.hooks.on_step(command, self._metrics)
                 if reason is not None:
-                    self.finished = Finished(*reason.split(":", 1))
+                    self.state.finished = Finished(*reason.split(":", 1))
             case Finished():
-                self.finished = command
+                self.state.finished = command
 
     def _cancel(self, dispatch_id: int) -> None:
         self.state.kept.pop(dispatch_id, None)
-        if dispatch_id in self._by_dispatch:
-            sent = self._by_dispatch[dispatch_id]
+        self._outbox = [sent for sent in self._outbox if sent.dispatch.dispatch_id != dispatch_id]
+        sent = self._under_way.of(dispatch_id)
+        if sent is not None:
             sent.open = False
             if not sent.answered:  # its reply may be on the way, and is forgotten if the server is restarted
                 self.server.charge(sent.flight)
@@ -328,53 +277,10 @@ class GridDriver:
         assert node is not None, "a client was asked whose node is away"
         expected = self._templates.of(command, self.server.state.step + 1)
         flight = self.server.state.in_flight[command.dispatch_id]
-        sent = Sent(command, flight, node, expected, self.state.now)
-        self._outbox.append(sent)
-        self._by_dispatch[command.dispatch_id] = sent
+        self._outbox.append(Sent(command, flight, node, expected, self.state.now))
 
     def _send(self) -> None:
         outbox, self._outbox = self._outbox, []
-        ids = list(self.grid.push_messages([self._message(sent) for sent in outbox]))
-        now = self._now()
-        for message_id, sent in zip(ids or [None] * len(outbox), outbox, strict=True):  # type: ignore[list-item]
-            sent.at = now
-            if message_id is None:
-                self._tell(Lost(now, sent.dispatch.dispatch_id, "the SuperLink did not take the message"))
-            else:
-                self._sent[message_id] = sent
-
-    def _message(self, sent: Sent) -> Message:
-        dispatch, server = sent.dispatch, self.server
-        facts: dict[str, Any] = {
-            "protocol": PROTOCOL,
-            "dispatch": dispatch.dispatch_id,
-            "client": dispatch.client,
-            "task": dispatch.task,
-            "version": dispatch.version,
-            "phase": dispatch.phase,
-            "step": server.state.step + 1,
-            "seed": self.parts.scenario.seed,
-            "public": public_facts(server.public),
-            "config": dict(dispatch.message.config),
-            "state_from": self.state.uncollected.get(dispatch.client, self.state.committed.get(dispatch.client)),
-            "mechanism": _told(server.state.mechanism),
-        }
-        content = encode(dispatch.message.parts, facts)
-        return Message(content, sent.node, "train", ttl=self.pace.reply_s, group_id=str(server.state.step + 1))
-
-
-def _told_reason(message: Message) -> str:
-    """Why there is no reply: our nodes' own words, and Flower's, but not the text of a foreign exception.
-
-    An exception that passes by our ClientApp is quoted by Flower, and may quote data.
-    """
-    code, reason = message.error.code, message.error.reason
-    if code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION or not reason:
-        return f"the client app raised an exception (Flower's error {code}); see the log of its node"
-    return reason
-
-
-def _told(state: Any) -> dict[str, float]:
-    """What clients must know of the mechanism's state: the clipping norm where it moves, never anything secret."""
-    norm = getattr(state, "clipping_norm", None)
-    return {"clipping_norm": float(norm)} if norm is not None else {}
+        messages = [order(sent, self.parts, self.state, self.pace) for sent in outbox]
+        for sent in self._under_way.push(outbox, messages, self._now()):
+            self._tell(Lost(self._now(), sent.dispatch.dispatch_id, "the SuperLink did not take the message"))

@@ -80,7 +80,9 @@ class Processes:
         self.stop_all()
 
     def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start a program; its output goes to ``logs/name.log``."""
+        """Start a program, again if it has ended before; its output goes to ``logs/name.log``."""
+        if name in self.running:
+            self.running[name].wait()
         with (self.logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 list(command), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

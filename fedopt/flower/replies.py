@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from flwr.app import Message as FlowerMessage
+from flwr.common.constant import ErrorCode
 
 from fedopt.clients.base import stack_states
 from fedopt.engine.base import Cohort, DenseUpdates, UpdateBatch
@@ -97,6 +98,17 @@ def received(message: FlowerMessage, dispatch: Dispatch, node: int, expected: di
     except WireError as error:
         problem = f"client {dispatch.client}, version {dispatch.version}: the reply is not used: {error}"
         return Received({}, problem=problem)
+
+
+def told_reason(message: FlowerMessage) -> str:
+    """Why there is no reply: our nodes' own words, and Flower's, but not the text of a foreign exception.
+
+    An exception that passes by our ClientApp is quoted by Flower, and may quote data.
+    """
+    code, reason = message.error.code, message.error.reason
+    if code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION or not reason:
+        return f"the client app raised an exception (Flower's error {code}); see the log of its node"
+    return reason
 
 
 def _count(value: Any) -> int:

@@ -14,8 +14,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedopt.data.base import ClientIndex, FederatedData
-from fedopt.flower.driver import GridDriver, Pace
+from fedopt.flower.driver import GridDriver
 from fedopt.flower.federation import Federation
+from fedopt.flower.grid_state import Pace
 from fedopt.flower.rules import DeploymentRefused, clients_of, refusals, warnings_of, withheld
 from fedopt.flower.trace import TraceWriter
 from fedopt.scenario import Scenario, load
@@ -90,6 +91,7 @@ def run_deployment(
         noise=SystemNoise.from_file(directory / NOISE_KEY) if scenario.privacy is not None else None,
         withheld=withheld(scenario, bool(config.get("public-test", False))),
         clock="time",
+        hold_rows=True,
     )
     session.warnings += [*warnings_of(scenario), *notes]
     try:

@@ -19,6 +19,7 @@ class Hooks:
         on_failure: called with a message when client work failed.
         after_instant: called when an instant is complete: a checkpoint may be due.
         save_checkpoint: writes a checkpoint now.
+        publish: writes the rows that were held back for it.
     """
 
     on_step: Callable[[Stepped, dict[str, float]], str | None]
@@ -26,6 +27,7 @@ class Hooks:
     on_failure: Callable[[str], None]
     after_instant: Callable[[], None]
     save_checkpoint: Callable[[], None]
+    publish: Callable[[], None] = lambda: None
 
 
 class Driver(Protocol):

@@ -53,6 +53,8 @@ class Session:
         noise: source of privacy noise; None for the simulation's seeded streams.
         withheld: columns that must not be written (a private deployment has not paid for them).
         clock: what the run's times are, in words.
+        hold_rows: rows are written when the driver says so, after a checkpoint that holds them: what anybody has seen
+            then survives a restart.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class Session:
         noise: Any = None,
         withheld: frozenset[str] = frozenset(),
         clock: str = "virtual time",
+        hold_rows: bool = False,
     ):
         self.scenario, self.directory, self.quiet = scenario, directory, quiet
         self._data, self._make_driver, self._noise, self._withheld = data, make_driver, noise, withheld
-        self._clock = clock
+        self._clock, self._hold_rows = clock, hold_rows
+        self._unwritten: list[tuple[str, dict[str, Any]]] = []  # (table, row)
         self.log = RunLog(directory)
         self.best: tuple[float, int] | None = None
         self.last_evaluation: dict[str, Any] = {}
@@ -88,7 +92,14 @@ class Session:
         check_writable(self.directory, self._bytes_needed())
         self.parts = assemble(self.scenario, self._data, self._noise)
         self.warnings += self.parts.warnings
-        hooks = Hooks(self._on_step, self._on_outcome, self._on_failure, self._after_instant, self._save_checkpoint)
+        hooks = Hooks(
+            self._on_step,
+            self._on_outcome,
+            self._on_failure,
+            self._after_instant,
+            self._save_checkpoint,
+            self._publish,
+        )
         self.driver = self._make_driver(self.parts, hooks)
         self._next_checkpoint = self.scenario.run.checkpoint_every
         with self.log:  # whatever happens, the files are closed and what they hold is kept
@@ -144,7 +155,7 @@ class Session:
         computation.states.restore(tree["states"])
         self.best, self.last_evaluation, self.counts = tree["best"], tree["last_evaluation"], tree["counts"]
         self.warnings, self._wall_before = tree["warnings"], tree["wall_s"]
-        self._started_at = tree["started_at"]
+        self._started_at, self._unwritten = tree["started_at"], tree["unwritten"]
         every = self.scenario.run.checkpoint_every
         self._next_checkpoint = (tree["step"] // every + 1) * every
         self.log.resume(tree["step"], tree["update_rows"])
@@ -165,6 +176,7 @@ class Session:
             "warnings": self.warnings,
             "wall_s": self._wall(),
             "started_at": self._started_at,
+            "unwritten": self._unwritten,
         }
         checkpoint.save(self.directory / CHECKPOINT, tree)
 
@@ -176,7 +188,7 @@ class Session:
     def _on_outcome(self, row: dict[str, Any]) -> None:
         self.counts["admitted"] += row["status"] == "admitted"
         self.counts["lost"] += row["status"] in ("lost", "failed")
-        self.log.add_update({name: value for name, value in row.items() if name not in self._withheld})
+        self._write("updates", row)
 
     def _on_failure(self, message: str) -> None:
         self.progress.note(message)
@@ -195,14 +207,27 @@ class Session:
         if not diverged and due and "test_loss" not in self._withheld:
             row |= self._evaluate(method.evaluated(state), stepped.step)
             diverged = not math.isfinite(row["test_loss"])
-        row = {name: value for name, value in row.items() if name not in self._withheld}
-        self.log.add_round(row)
-        self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
+        self._write("rounds", row)
         if diverged:
             return f"diverged:the model or its test loss is NaN or infinite after step {stepped.step}; lower client.lr"
         if self._target_reached():
             return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
         return None
+
+    def _write(self, table: str, row: dict[str, Any]) -> None:
+        self._unwritten.append((table, {name: value for name, value in row.items() if name not in self._withheld}))
+        if not self._hold_rows:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Write the rows that wait, and show the steps among them."""
+        for table, row in self._unwritten:
+            if table == "updates":
+                self.log.add_update(row)
+            else:
+                self.log.add_round(row)
+                self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
+        self._unwritten = []
 
     def _after_instant(self) -> None:
         """Called when an instant is complete: the only moment at which a checkpoint is consistent."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from virtual_deployment import scenario
+
 from fedopt.api import Run
 from fedopt.flower.deploy import follow
 from fedopt.flower.export import export_app, package_name
@@ -44,8 +46,34 @@ def train(message, context):
 '''
 
 
+_TWICE = '''\
+"""A server that hears everything twice."""
+
+from pathlib import Path
+
+from flwr.serverapp import ServerApp
+
+from fedopt.flower.server_app import run_deployment
+from fedopt.scenario import load
+from {package}.faults import DuplicatingGrid
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    scenario = load(Path(__file__).with_name("scenario.yaml"))
+    run_deployment(scenario, DuplicatingGrid(grid), context.run_config)
+'''
+
+
+def short(clients: int = 2, steps: int = 2, **changes: object) -> Scenario:
+    """A scenario of few steps."""
+    return scenario(clients, run={"server_steps": steps, "evaluate_every": 1, "evaluate_clients": "none"}, **changes)
+
+
 def deploy_real(
-    scenario: Scenario,
+    chosen: Scenario,
     folder: Path,
     nodes: int = 2,
     fault: str | None = None,
@@ -55,24 +83,25 @@ def deploy_real(
     """Deploy on real processes.
 
     Args:
-        scenario: what to run.
+        chosen: what to run.
         folder: gets the app and the run directory ``run``.
         nodes: SuperNodes.
-        fault: name of a fault of ``faults.faulty`` for client 0.
+        fault: name of a fault of ``faults.faulty`` for client 0, or ``duplicates``.
         during: called in a thread with the federation and the run directory, to break something.
         config: run configuration, over patient defaults.
     """
-    app, directory = export_app(scenario, folder / "app"), folder / "run"
+    app, directory = export_app(chosen, folder / "app"), folder / "run"
     if fault is not None:
-        package = package_name(scenario.name)
+        package = package_name(chosen.name)
         shutil.copy(Path(__file__).with_name("faults.py"), app / package / "faults.py")
-        (app / package / "client.py").write_text(_FAULTY.format(package=package, kind=fault))
+        side, text = ("server", _TWICE) if fault == "duplicates" else ("client", _FAULTY)
+        (app / package / f"{side}.py").write_text(text.format(package=package, kind=fault))
     directory.mkdir(parents=True, exist_ok=True)
     with LocalFederation(nodes, directory / "logs") as federation:
         federation.submit(app, {"out": str(directory), **PATIENT, **config})
         if during is not None:
             threading.Thread(target=during, args=(federation, directory), daemon=True).start()
-        follow(federation, directory, scenario, quiet=True)
+        follow(federation, directory, chosen, quiet=True)
     return Run(directory)
 
 
