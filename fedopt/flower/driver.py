@@ -93,7 +93,7 @@ class GridDriver:
             self.federation.refresh()
             if not self._instant():
                 self._wait()
-        self._pay_for_the_unanswered()
+        self._pay_for_the_rest()
         self._commit()
         return self.state.finished
 
@@ -212,10 +212,10 @@ class GridDriver:
             self.server.charge(flight)
             self._tell(Lost(self._now(), dispatch_id, "the server was restarted"))
 
-    def _pay_for_the_unanswered(self) -> None:
+    def _pay_for_the_rest(self) -> None:
+        """At the end: replies that are on the way, or came in the same look as the one that ended the run."""
         for sent in self._under_way:
-            if not sent.answered:
-                self.server.charge(sent.flight)
+            self.server.charge(sent.flight)
 
     # ---- carrying out ------------------------------------------------------------------------------------------
 

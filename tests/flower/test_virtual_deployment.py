@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("flwr")
 
 from faults import KINDS, DuplicatingGrid, faulty
-from virtual_deployment import deploy, scenario, virtual_grid
+from virtual_deployment import deploy, scenario, taking, virtual_grid
 
 from fedopt.api import Run, simulate
 from fedopt.flower.rules import DeploymentRefused
@@ -29,13 +29,6 @@ GAUSSIAN = {
 def difference(folder: Path, other: Run) -> float:
     mine, theirs = Run(folder / "run").parameters(), other.parameters()
     return max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
-
-
-def taking(folder: Path, *seconds: float) -> dict[str, Any]:
-    """Devices whose tasks take these times, by client."""
-    path = folder / "times.csv"
-    path.write_text("client,compute_s\n" + "".join(f"{i},{s}\n" for i, s in enumerate(seconds)))
-    return {"compute": {"kind": "trace", "path": str(path), "assignment": "by_id"}}
 
 
 def updates(folder: Path) -> pd.DataFrame:

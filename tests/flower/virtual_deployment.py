@@ -28,6 +28,13 @@ def scenario(clients: int = 3, **changes: Any) -> Scenario:
     return from_mapping({**body, **changes})
 
 
+def taking(folder: Path, *seconds: float) -> dict[str, Any]:
+    """Devices whose tasks take these times, by client."""
+    path = folder / "times.csv"
+    path.write_text("client,compute_s\n" + "".join(f"{i},{s}\n" for i, s in enumerate(seconds)))
+    return {"compute": {"kind": "trace", "path": str(path), "assignment": "by_id"}}
+
+
 def virtual_grid(chosen: Scenario, folder: Path, app: Any = None, **options: Any) -> VirtualGrid:
     """A grid with one node per client and the scenario's devices."""
     folder.mkdir(parents=True, exist_ok=True)
