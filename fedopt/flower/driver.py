@@ -86,7 +86,6 @@ class GridDriver:
             Why it ended.
         """
         self._origin = self._clock() - self.state.now / self.parts.clock.ticks_per_second
-        self.hooks.publish()  # what a checkpoint knew and nobody had seen yet
         if self.state.finished is None:
             self._begin()
         while self.state.finished is None:

@@ -179,28 +179,6 @@ def test_a_cancelled_task_is_paid_for(tmp_path: Path) -> None:
     assert charges(tmp_path) == len(rows)
 
 
-def test_a_resumed_deployment_goes_on_and_pays_for_what_was_under_way(tmp_path: Path) -> None:
-    chosen = scenario(privacy={**GAUSSIAN, "max_participations": 10})
-    grid = virtual_grid(chosen, tmp_path)
-    push, sent = grid.push_messages, []
-
-    def broken(messages: Any) -> Any:
-        batch = list(messages)
-        sent.extend(m for m in batch if m.metadata.message_type == "train")
-        if len(sent) > 6:
-            raise ConnectionError("the SuperLink is gone")
-        return push(batch)
-
-    grid.push_messages = broken  # type: ignore[method-assign]
-    with pytest.raises(ConnectionError):
-        deploy(chosen, tmp_path, grid)
-    summary = deploy(chosen, tmp_path, virtual_grid(chosen, tmp_path), resume=True)
-    assert summary["status"] == "finished" and summary["steps"] == 3
-    rows = updates(tmp_path)
-    # The round under way has nobody left, so it closes with noise alone.
-    assert (rows.status == "admitted").sum() == 6 and (rows.status == "lost").sum() == 3
-
-
 def test_example_level_privacy_keeps_a_ledger_on_the_client(tmp_path: Path) -> None:
     from fedopt.flower.memory import Memory
 
