@@ -13,6 +13,7 @@ from fedopt.flower.grid_state import GridState, Pace
 from fedopt.flower.orders import order
 from fedopt.flower.replies import Received, Templates, collect, received, told_reason
 from fedopt.flower.under_way import Sent, UnderWay
+from fedopt.flower.wire import num_bytes
 from fedopt.protocol import (
     Arrived,
     Cancel,
@@ -275,7 +276,10 @@ class GridDriver:
         node = self.federation.node_of(command.client)
         assert node is not None, "a client was asked whose node is away"
         expected = self._templates.of(command, self.server.state.step + 1)
-        flight = self.server.state.in_flight[command.dispatch_id]
+        flight, travels = self.server.state.in_flight[command.dispatch_id], num_bytes(command.message.parts)
+        # A client of Flower keeps no model, so the scalar methods send it whole: what travels is what is counted.
+        self.server.state.downlink_bytes += travels - flight.downlink_bytes
+        flight.downlink_bytes = travels
         self._outbox.append(Sent(command, flight, node, expected, self.state.now))
 
     def _send(self) -> None:

@@ -15,8 +15,10 @@ from fedopt.clients.base import ClientWork, stack_states
 from fedopt.data.base import FederatedData
 from fedopt.engine.base import Cohort, UpdateBatch
 from fedopt.engine.engine import CohortEngine
+from fedopt.flower.codes import NotFinite, shrink
 from fedopt.flower.memory import Memory
 from fedopt.privacy.base import ClientContext, Mechanism
+from fedopt.privacy.mechanisms._integers import IntegerUpdates
 from fedopt.privacy.system_noise import SystemNoise
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import choose_device, protected
@@ -95,7 +97,10 @@ class Node:
         parts, metrics, queries = self._compute(order, engine, work, seed)
         if mechanism is not None:
             parts = self._protect(order, mechanism, parts, noise, public)
-        rows = {name: batch.rows()[0] for name, batch in parts.items()}
+        try:
+            rows = shrink({name: only_row(batch) for name, batch in parts.items()}, order.message.config)
+        except NotFinite as error:
+            raise NodeRefusal(f"client {facts['client']}: {error}") from error
         reply: dict[str, Any] = {"dispatch": facts["dispatch"], "client": facts["client"], "queries": queries}
         if scenario.privacy is None:  # losses and durations are information about the data
             reply |= {"metrics": metrics, "began": began, "seconds": time.time() - began}
@@ -216,6 +221,11 @@ class Node:
         state = mechanism.init(public.dimension or dimension, public)
         known = {name: value for name, value in facts.get("mechanism", {}).items() if name in state._fields}
         return dict(mechanism.on_client(parts, context, state._replace(**known)).parts)
+
+
+def only_row(batch: UpdateBatch) -> torch.Tensor:
+    """What a client sends of a part; integers whose single rows are closed to aggregators are its own to send."""
+    return batch.values[0] if isinstance(batch, IntegerUpdates) else batch.rows()[0]
 
 
 def public_facts(public: Public) -> dict[str, Any]:

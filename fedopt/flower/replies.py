@@ -12,8 +12,11 @@ from flwr.common.constant import ErrorCode
 
 from fedopt.clients.base import stack_states
 from fedopt.engine.base import Cohort, DenseUpdates, UpdateBatch
+from fedopt.flower.codes import grow, shrink
+from fedopt.flower.node import only_row
 from fedopt.flower.wire import Form, WireError, facts_of, tensors_of
 from fedopt.privacy.base import ClientContext
+from fedopt.privacy.mechanisms._integers import IntegerUpdates
 from fedopt.protocol import Collect, Collected, Dispatch
 from fedopt.simulation.assembly import Parts
 from fedopt.simulation.replies import UNBOUNDED, Part, Replies, totals_of
@@ -47,6 +50,9 @@ class Templates:
     def __init__(self, parts: Parts):
         self._parts = parts
         self._found: dict[tuple[Any, ...], dict[str, Form]] = {}
+        self._after: dict[str, torch.Tensor] | None = (
+            None  # state that the last work left: a later phase starts from it
+        )
 
     def of(self, dispatch: Dispatch, step: int) -> dict[str, Form]:
         """Forms of the parts of a reply to this dispatch."""
@@ -60,6 +66,7 @@ class Templates:
     def _probe(self, dispatch: Dispatch, steps: int, step: int) -> dict[str, Form]:
         computation, server = self._parts.computation, self._parts.server
         states = StateStore(computation.work.initial_state(computation.engine.spec), computation.engine.device)
+        before = self._after or states.get(dispatch.client)
         cohort = Cohort(
             clients=(dispatch.client,),
             tasks=(dispatch.task,),
@@ -67,14 +74,17 @@ class Templates:
             steps=(steps,),
             seed=0,
             phase=dispatch.phase,
-            states=stack_states([states.get(dispatch.client)]) if states.names else None,
+            states=stack_states([before]) if states.names else None,
         )
-        parts: Any = computation.work.work(cohort, computation.engine).parts
+        reply = computation.work.work(cohort, computation.engine)
+        parts: Any = reply.parts
+        self._after = {n: v[0] for n, v in reply.states.items()} if reply.states else None
         if server.mechanism is not None:
             assert server.noise is not None
             context = ClientContext((dispatch.client,), (dispatch.task,), step, server.noise, server.public, (1.0,))
             parts = server.mechanism.on_client(parts, context, server.state.mechanism).parts
-        return {name: Form.of(batch.rows()[0]) for name, batch in parts.items()}
+        sent = shrink({name: only_row(batch) for name, batch in parts.items()}, dispatch.message.config)
+        return {name: Form.of(part) for name, part in sent.items()}
 
 
 def received(message: FlowerMessage, dispatch: Dispatch, node: int, expected: dict[str, Form]) -> Received:
@@ -85,7 +95,7 @@ def received(message: FlowerMessage, dispatch: Dispatch, node: int, expected: di
         facts = facts_of(message.content)
         if facts.get("dispatch") != dispatch.dispatch_id or facts.get("client") != dispatch.client:
             raise WireError("it answers another task")
-        parts = tensors_of(message.content, expected)
+        parts = grow(tensors_of(message.content, expected), dispatch.message.config)
         return Received(
             parts,
             _count(facts.get("queries", 0)),
@@ -95,7 +105,7 @@ def received(message: FlowerMessage, dispatch: Dispatch, node: int, expected: di
             _number(facts.get("seconds")),
             _number(facts.get("began")),
         )
-    except WireError as error:
+    except ValueError as error:  # of the wire, or of a code
         problem = f"client {dispatch.client}, version {dispatch.version}: the reply is not used: {error}"
         return Received({}, problem=problem)
 
@@ -159,13 +169,14 @@ def collect(run: Parts, kept: dict[int, Received], command: Collect, time: Ticks
         name: Part(batch, (1.0,) * len(weights) if name in own else weights, totals[name])
         for name, batch in batches.items()
     }
-    queries = sum(r.queries for r in replies.values())
+    queries = {i: r.queries for i, r in replies.items() if r.queries}
     means = _means([replies[m.dispatch_id].metrics or {} for m in metas])
     if mechanism is not None and mechanism.anonymous:
         metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
     state, public = server.state.mechanism, server.public
     bound_of = (lambda part: UNBOUNDED) if mechanism is None else (lambda part: mechanism.bound(part, state, public))
-    return Collected(time, Replies(metas, weights, parts, bound_of), failed, queries), means
+    counted = sum(queries.values())
+    return Collected(time, Replies(metas, weights, parts, bound_of), failed, counted, queries), means
 
 
 def _checked(run: Parts, reply: Received) -> Received:
@@ -197,8 +208,6 @@ def _batches(rows: list[dict[str, torch.Tensor]], device: Any) -> dict[str, Upda
         if values.is_floating_point():
             found[name] = DenseUpdates(values)
         else:
-            from fedopt.privacy.mechanisms._integers import IntegerUpdates
-
             found[name] = IntegerUpdates(values)
     return found
 

@@ -68,6 +68,11 @@ def encode(parts: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Recor
     return RecordDict({PARTS: ArrayRecord(arrays), FACTS: ConfigRecord({"json": text})})
 
 
+def num_bytes(parts: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of these tensors on the wire."""
+    return sum(Form.of(tensor).num_bytes for tensor in parts.values())
+
+
 def _array(tensor: torch.Tensor) -> Array:
     if tensor.dtype not in _NAMES:
         raise WireError(f"a tensor of type {tensor.dtype} cannot be sent; use one of {', '.join(_TYPES)}")
