@@ -19,6 +19,7 @@ from fedopt.scenario import Scenario
 from fedopt.simulation import checkpoint
 from fedopt.simulation.assembly import Parts, assemble
 from fedopt.simulation.hooks import Driver, Hooks
+from fedopt.simulation.rows import Rows
 from fedopt.simulation.simulator import Simulator
 from fedopt.simulation.summary import final, known, model_hash
 
@@ -53,8 +54,7 @@ class Session:
         noise: source of privacy noise; None for the simulation's seeded streams.
         withheld: columns that must not be written (a private deployment has not paid for them).
         clock: what the run's times are, in words.
-        hold_rows: rows are written when the driver says so, after a checkpoint that holds them: what anybody has seen
-            then survives a restart.
+        hold_rows: rows are written when the driver says so (see ``Rows``).
     """
 
     def __init__(
@@ -71,12 +71,11 @@ class Session:
     ):
         self.scenario, self.directory, self.quiet = scenario, directory, quiet
         self._data, self._make_driver, self._noise, self._withheld = data, make_driver, noise, withheld
-        self._clock, self._hold_rows = clock, hold_rows
-        self._unwritten: list[tuple[str, dict[str, Any]]] = []  # (table, row)
+        self._clock = clock
         self.log = RunLog(directory)
+        self.rows = Rows(self.log, withheld, hold_rows, lambda row: self.progress.update(row))
         self.best: tuple[float, int] | None = None
         self.last_evaluation: dict[str, Any] = {}
-        self.counts = {"dispatches": 0, "admitted": 0, "lost": 0}
         self.warnings: list[str] = []
         self._wall_before, self._started_at = 0.0, environment.now()
 
@@ -92,14 +91,8 @@ class Session:
         check_writable(self.directory, self._bytes_needed())
         self.parts = assemble(self.scenario, self._data, self._noise)
         self.warnings += self.parts.warnings
-        hooks = Hooks(
-            self._on_step,
-            self._on_outcome,
-            self._on_failure,
-            self._after_instant,
-            self._save_checkpoint,
-            self._publish,
-        )
+        rows, save = self.rows, self._save_checkpoint
+        hooks = Hooks(self._on_step, rows.outcome, self._on_failure, self._after_instant, save, rows.publish)
         self.driver = self._make_driver(self.parts, hooks)
         self._next_checkpoint = self.scenario.run.checkpoint_every
         with self.log:  # whatever happens, the files are closed and what they hold is kept
@@ -153,9 +146,10 @@ class Session:
         server.state, self.driver.state = tree["server"], tree["simulator"]
         computation.restore(tree["computation"])
         computation.states.restore(tree["states"])
-        self.best, self.last_evaluation, self.counts = tree["best"], tree["last_evaluation"], tree["counts"]
+        self.best, self.last_evaluation = tree["best"], tree["last_evaluation"]
+        self.rows.counts, self.rows.waiting = tree["counts"], tree["unwritten"]
         self.warnings, self._wall_before = tree["warnings"], tree["wall_s"]
-        self._started_at, self._unwritten = tree["started_at"], tree["unwritten"]
+        self._started_at = tree["started_at"]
         every = self.scenario.run.checkpoint_every
         self._next_checkpoint = (tree["step"] // every + 1) * every
         self.log.resume(tree["step"], tree["update_rows"])
@@ -172,11 +166,11 @@ class Session:
             "states": computation.states.snapshot(),
             "best": self.best,
             "last_evaluation": self.last_evaluation,
-            "counts": self.counts,
+            "counts": self.rows.counts,
             "warnings": self.warnings,
             "wall_s": self._wall(),
             "started_at": self._started_at,
-            "unwritten": self._unwritten,
+            "unwritten": self.rows.waiting,
         }
         checkpoint.save(self.directory / CHECKPOINT, tree)
 
@@ -184,11 +178,6 @@ class Session:
 
     def _wall(self) -> float:
         return self._wall_before + time.perf_counter() - self._clock_started
-
-    def _on_outcome(self, row: dict[str, Any]) -> None:
-        self.counts["admitted"] += row["status"] == "admitted"
-        self.counts["lost"] += row["status"] in ("lost", "failed")
-        self._write("updates", row)
 
     def _on_failure(self, message: str) -> None:
         self.progress.note(message)
@@ -207,27 +196,12 @@ class Session:
         if not diverged and due and "test_loss" not in self._withheld:
             row |= self._evaluate(method.evaluated(state), stepped.step)
             diverged = not math.isfinite(row["test_loss"])
-        self._write("rounds", row)
+        self.rows.round(row)
         if diverged:
             return f"diverged:the model or its test loss is NaN or infinite after step {stepped.step}; lower client.lr"
         if self._target_reached():
             return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
         return None
-
-    def _write(self, table: str, row: dict[str, Any]) -> None:
-        self._unwritten.append((table, {name: value for name, value in row.items() if name not in self._withheld}))
-        if not self._hold_rows:
-            self._publish()
-
-    def _publish(self) -> None:
-        """Write the rows that wait, and show the steps among them."""
-        for table, row in self._unwritten:
-            if table == "updates":
-                self.log.add_update(row)
-            else:
-                self.log.add_round(row)
-                self.progress.update({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
-        self._unwritten = []
 
     def _after_instant(self) -> None:
         """Called when an instant is complete: the only moment at which a checkpoint is consistent."""
@@ -304,7 +278,7 @@ class Session:
     def _summary(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
         privacy = self._epsilon_summary()
         now, wall = self.driver.state.now, self._wall()
-        numbers = final(self.parts, ended, now, wall, self.last_evaluation, self.best, self.counts)
+        numbers = final(self.parts, ended, now, wall, self.last_evaluation, self.best, self.rows.counts)
         return {**self._known(), **numbers, "model_sha256": model_hash(params), **privacy}
 
     def _epsilon_summary(self) -> dict[str, Any]:
