@@ -14,6 +14,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -25,9 +26,8 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-from flwr.simulation import run_simulation
 from torch import nn
-from workloads import BATCH_SIZE, LR, MODELS, load
+from workloads import BATCH_SIZE, LR, MODELS, Bundle, load
 
 _loaded: dict[str, object] = {}
 
@@ -63,8 +63,44 @@ def client_app(bundle_path: str, kind: str) -> ClientApp:
     return app
 
 
+def server_app(
+    bundle: Bundle,
+    kind: str,
+    seed: int,
+    rounds: int,
+    final: dict[str, Any],
+    start: ArrayRecord | None = None,
+) -> ServerApp:
+    """Flower's FedAvg; puts wall seconds per round and accuracy into ``final``.
+
+    Args:
+        start: the initial model, where its parameters have other names than those of the plain one.
+    """
+    clients, cohort = len(bundle.offsets) - 1, bundle.cohorts.shape[1]
+    server = ServerApp()
+
+    @server.main()
+    def serve(grid: Grid, context: Context) -> None:
+        strategy = FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_available_nodes=clients)
+        initial = start if start is not None else ArrayRecord(build(kind, seed).state_dict())
+        began = time.perf_counter()
+        result = strategy.start(grid=grid, initial_arrays=initial, num_rounds=rounds)
+        final["wall_s"] = (time.perf_counter() - began) / rounds
+        model = build(kind, seed)
+        values = [array.numpy() for array in result.arrays.values()]
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), values, strict=True):
+                parameter.copy_(torch.from_numpy(value.copy()).reshape(parameter.shape))
+        tests = torch.from_numpy(bundle.test_inputs), torch.from_numpy(bundle.test_targets)
+        final["accuracy"] = accuracy(model, *tests)
+
+    return server
+
+
 def main() -> None:
     """Run ``--rounds`` rounds and print accuracy, wall time and versions."""
+    from flwr.simulation import run_simulation
+
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--workload", required=True)
@@ -72,26 +108,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     kind, bundle = MODELS[options.workload], load(Path(options.bundle))
-    clients, cohort = len(bundle.offsets) - 1, bundle.cohorts.shape[1]
-    final: dict[str, float] = {}
-    server = ServerApp()
-
-    @server.main()
-    def serve(grid: Grid, context: Context) -> None:
-        strategy = FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_available_nodes=clients)
-        start = ArrayRecord(build(kind, options.seed).state_dict())
-        began = time.perf_counter()
-        result = strategy.start(grid=grid, initial_arrays=start, num_rounds=options.rounds)
-        final["wall_s"] = (time.perf_counter() - began) / options.rounds
-        model = build(kind, options.seed)
-        model.load_state_dict(result.arrays.to_torch_state_dict())
-        tests = torch.from_numpy(bundle.test_inputs), torch.from_numpy(bundle.test_targets)
-        final["accuracy"] = accuracy(model, *tests)
-
+    final: dict[str, Any] = {}
     run_simulation(
-        server_app=server,
+        server_app=server_app(bundle, kind, options.seed, options.rounds, final),
         client_app=client_app(options.bundle, kind),
-        num_supernodes=clients,
+        num_supernodes=len(bundle.offsets) - 1,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
     print(json.dumps({**final, "versions": {name: version(name) for name in ("flwr", "torch", "ray")}}))

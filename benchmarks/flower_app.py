@@ -1,0 +1,123 @@
+"""Flower's own simulation against fedopt's virtual grid on one Flower app: ``python benchmarks/flower_app.py``.
+
+The app is Flower's FedAvg over W2 (MLP 784-200-10, Fashion-MNIST, 1,000 clients, Dirichlet 0.5, one epoch, batches of
+10), 100 clients a round. Three ways, each a fresh process, interleaved: Flower's simulation engine; the same ServerApp
+and ClientApp on ``VirtualGrid``; the same ServerApp with fedopt's vectorised client work. A sample is the wall seconds
+of a round, and its CPU seconds: start-up is left out by subtracting a run of one round (Flower) or by timing inside.
+Results go to ``benchmarks/results/flower-app-<date>.json`` and ``.md``.
+
+Needs Flower's environment: ``python benchmarks/peers.py flower`` (``--borrow`` to share this one's PyTorch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from peers import FOLDER, python_of
+from run import HERE, _cpu_name, _run
+from workloads import make_bundle, save
+
+WAYS = ("flower", "grid:plain", "grid:ours")
+TITLES = {
+    "flower": "Flower's simulation",
+    "grid:plain": "VirtualGrid, the same ServerApp and ClientApp",
+    "grid:ours": "VirtualGrid, the same ServerApp, fedopt's client work",
+}
+
+
+def measure(way: str, bundle: Path, rounds: int, flower: Path) -> dict[str, Any]:
+    """One sample: wall and CPU seconds per round, accuracy."""
+    arguments: list[Any] = ["--bundle", bundle, "--workload", "W2", "--rounds"]
+    if way != "flower":
+        script = HERE / "contenders" / "grid_peer.py"
+        return _run(Path(sys.executable), script, [*arguments, rounds, "--variant", way.partition(":")[2]], 1)[0]
+    script = HERE / "contenders" / "flower_peer.py"
+    short, base = _run(flower, script, [*arguments, 1], 1)
+    long, total = _run(flower, script, [*arguments, rounds], 1)
+    if "error" in short or "error" in long:
+        return short if "error" in short else long
+    return {**long, "cpu_s": (total - base) / (rounds - 1)}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    machine, samples = results["machine"], results["samples"]
+    lines = [
+        f"# A Flower app, {results['date']}",
+        "",
+        f"`python benchmarks/flower_app.py --repeats {results['repeats']} --rounds {results['rounds']}`; "
+        f"{machine['cores']} cores of a shared {machine['cpu']}, CPU only, Python {machine['python']}. Data: "
+        f"{results['source']}. {results['cohort']} of {results['clients']} clients a round; medians of "
+        f"{results['repeats']} interleaved repeats, least and most in brackets. Ratios are to Flower's simulation.",
+        "",
+        "| | wall s per round | ratio | CPU s per round | ratio | accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
+    medians = {w: {n: statistics.median(s[n] for s in found) for n in ("wall_s", "cpu_s", "accuracy")}
+               for w, found in samples.items()}  # fmt: skip
+    for way, found in samples.items():
+        cells = [TITLES[way]]
+        for name in ("wall_s", "cpu_s"):
+            values = [sample[name] for sample in found]
+            cells.append(f"{medians[way][name]:.3f} ({min(values):.3f} to {max(values):.3f})")
+            cells.append(f"{medians['flower'][name] / medians[way][name]:.1f}")
+        cells.append(f"{medians[way]['accuracy']:.4f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6, help="rounds of each process, at least 2")
+    parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--cohort", type=int, default=100)
+    parser.add_argument("--peer-folder", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    flower = python_of("flower", options.peer_folder)
+    if not flower.exists():
+        sys.exit("Flower's environment is missing; run: python benchmarks/peers.py flower")
+    samples: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bundle.npz"
+        bundle = make_bundle(1, options.clients, options.cohort)
+        save(bundle, path)
+        for repeat in range(options.repeats):
+            for way in WAYS[repeat % 3 :] + WAYS[: repeat % 3]:
+                sample = measure(way, path, options.rounds, flower)
+                if "error" in sample:
+                    sys.exit(f"{way}: {sample['error']}")
+                samples[way].append(sample)
+                print(
+                    f"repeat {repeat + 1} {way}: {sample['wall_s']:.3f} s wall, {sample['cpu_s']:.3f} CPU", flush=True
+                )
+    results = {
+        "date": datetime.datetime.now().strftime("%Y-%m-%d-%H%M"),
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "source": bundle.source,
+        "repeats": options.repeats,
+        "rounds": options.rounds,
+        "clients": options.clients,
+        "cohort": options.cohort,
+        "samples": samples,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = options.out / f"flower-app-{results['date']}"
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
