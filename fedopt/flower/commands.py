@@ -80,7 +80,12 @@ def run(
     settings: Setting = None,
     config: Config = None,
     out: Annotated[Path | None, typer.Option(help="Folder for runs; default: reports.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run of this scenario.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the newest unfinished run of this scenario; with --superlink, with the one in --out."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option(help="No live view.")] = False,
 ) -> None:
     """Deploy a scenario: on a federation started here, or on an existing one."""
@@ -93,7 +98,9 @@ def run(
 
         loaded = _load(scenario, settings)
         if superlink is not None:
-            entries = {**_config(config), **({"out": str(out)} if out else {})}
+            if resume and out is None:
+                _fail(["deploy: --resume with --superlink needs --out: the run directory, on the SuperLink's machine."])
+            entries = {**_config(config), **({"out": str(out)} if out else {}), **({"resume": True} if resume else {})}
             raise typer.Exit(deploy_remote(loaded, superlink, root_certificates, insecure, entries))
         # A terminated deployment must still stop what it started.
         signal.signal(signal.SIGTERM, _interrupt)

@@ -89,6 +89,7 @@ def handshake(folder: Path, server: ssl.SSLContext, host: str) -> bool:
         (["--nodes", "9"], "between 1 and the 3 clients"),
         (["--superlink", "link.example.org:8000"], "--root-certificates FILE"),
         (["--superlink", "link.example.org:8000", "--root-certificates", "nowhere.crt"], "no file nowhere.crt"),
+        (["--superlink", "localhost:1", "--resume"], "needs --out"),
         (["--nodes", "2", "--set", "client.lr=-1"], "client.lr: must be > 0"),
     ],
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("flwr")
 
@@ -102,6 +104,27 @@ def test_a_step_that_was_seen_survives_and_one_that_was_not_is_never_paid_twice(
     assert summary["epsilon"] == pytest.approx(full[participants.count(3) - 1])
     counts = Run(tmp_path / "run").updates.status.value_counts()
     assert counts["admitted"] == sum(participants) and counts.get("lost", 0) == 9 - sum(participants)
+
+
+def test_no_pickle_on_the_wire_or_in_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages, client states, a checkpoint, a restart and a report, with every door of pickle locked."""
+    chosen = scenario(client={"kind": "scaffold", "lr": 0.1, "steps": 2}, aggregator={"kind": "scaffold"})
+
+    def locked(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("something is pickled")
+
+    for module, names in (
+        (pickle, ("dump", "dumps", "load", "loads", "Pickler", "Unpickler")),
+        (torch, ("save", "load")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, locked)
+    with monkeypatch.context() as patch, pytest.raises(CutOff):
+        cutting(patch, UnderWay, "push", 2, True)
+        deploy(chosen, tmp_path)
+    assert deploy(chosen, tmp_path, resume=True)["status"] == "finished"
+    for path in (tmp_path / "run").iterdir():
+        assert not path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")), path.name
 
 
 def test_a_resumed_deployment_goes_on_and_pays_for_what_was_under_way(tmp_path: Path) -> None:
