@@ -48,7 +48,7 @@ def vectorised(bundle: Bundle, kind: str) -> FlowerMessages:
         Examples(bundle.test_inputs, bundle.test_targets),
         ClientIndex(bundle.offsets, bundle.indices),
     )
-    return FlowerMessages(scenario, data)
+    return FlowerMessages(scenario, data, in_process=True)
 
 
 def main() -> None:

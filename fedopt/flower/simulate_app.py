@@ -79,7 +79,7 @@ def _ours(client_app: Any) -> Any:
     from fedopt.scenario import load
 
     scenario: Scenario = load(path)
-    return None if scenario.privacy is not None else FlowerMessages(scenario).answer
+    return None if scenario.privacy is not None else FlowerMessages(scenario, in_process=True).answer
 
 
 def read_app(directory: Path) -> tuple[dict[str, str], dict[str, Any]]:

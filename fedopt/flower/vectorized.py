@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 
 import fedopt.types as types
 from fedopt.data.base import FederatedData
@@ -14,6 +15,27 @@ from fedopt.engine.base import Cohort
 from fedopt.engine.engine import CohortEngine
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import choose_device
+
+
+class InProcessArray(Array):
+    """An array of Flower's that makes its bytes only when somebody asks: a grid in this process moves none.
+
+    Args:
+        values: not changed by anybody afterwards.
+    """
+
+    def __init__(self, values: np.ndarray):
+        self.dtype, self.shape, self.stype = str(values.dtype), tuple(values.shape), SType.NUMPY
+        self._values = values
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """As Flower's own array has them."""
+        return bytes(Array(self._values).data)
+
+    def numpy(self) -> np.ndarray:
+        """A copy, as from Flower's own array."""
+        return self._values.copy()
 
 
 class FlowerMessages:
@@ -26,11 +48,12 @@ class FlowerMessages:
     Args:
         scenario: without privacy: Flower's strategies know nothing of our mechanisms.
         data: already loaded data, or None.
+        in_process: replies stay in this process, so their arrays are not serialised.
     Raises:
         ValueError: the scenario has a privacy section, or client work with state.
     """
 
-    def __init__(self, scenario: Scenario, data: FederatedData | None = None):
+    def __init__(self, scenario: Scenario, data: FederatedData | None = None, in_process: bool = False):
         if scenario.privacy is not None:
             raise ValueError(
                 "Flower's own strategies do not carry out the privacy section; deploy the scenario with its own "
@@ -51,14 +74,14 @@ class FlowerMessages:
         )
         if self.work.initial_state(self.engine.spec):
             raise ValueError(f"client {self.work.kind()} keeps state, which Flower's strategies do not carry; use sgd")
-        self.seed = scenario.seed
+        self.seed, self._array = scenario.seed, InProcessArray if in_process else Array
         self._read: dict[int, torch.Tensor] = {}
 
     def arrays(self, params: torch.Tensor | None = None) -> ArrayRecord:
         """Parameters (the initial ones by default) as a Flower record."""
         flat = self.engine.initial_parameters() if params is None else params
         named = self.engine.spec.unflatten(flat)
-        return ArrayRecord({name: Array(value.detach().cpu().numpy()) for name, value in named.items()})
+        return ArrayRecord({name: self._array(value.detach().cpu().numpy()) for name, value in named.items()})
 
     def answer(self, messages: Sequence[Message], clients: Sequence[int], tasks: Sequence[int]) -> list[Message]:
         """Replies to messages of any age, trained together."""
@@ -87,7 +110,7 @@ class FlowerMessages:
             metrics = MetricRecord({"num-examples": int(sizes[clients[row]])})
             if losses is not None:
                 metrics["train_loss"] = float(losses[row])
-            arrays = self.arrays(given[row].parts["params"] + rows[row])
+            arrays = self.arrays(rows[row].add_(given[row].parts["params"]))
             content = RecordDict({next(iter(message.content.array_records)): arrays, "metrics": metrics})
             found.append(Message(content, reply_to=message))
         return found

@@ -134,11 +134,23 @@ def test_our_client_app_under_flowers_fedavg_equals_our_own_simulation(tmp_path:
     path.write_text(to_yaml(chosen.resolved()))
     theirs = simulate(chosen, tmp_path / "simulated").parameters()
     ours = FlowerMessages(chosen)
-    for cohort_call in (ours.answer, None):
+    for cohort_call in (ours.answer, FlowerMessages(chosen, in_process=True).answer, None):
         grid = VirtualGrid(client_app(path), 3, cohort_call=cohort_call)
         result = FedAvg(fraction_evaluate=0.0).start(grid=grid, initial_arrays=ours.arrays(), num_rounds=3)
         for name, tensor in theirs.items():
             np.testing.assert_allclose(result.arrays[name].numpy(), tensor.numpy(), atol=1e-6)
+
+
+def test_an_array_in_process_is_flowers_array_to_everybody_else() -> None:
+    from flwr.app import Array
+
+    from fedopt.flower.vectorized import InProcessArray
+
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    lazy, plain = InProcessArray(values), Array(values)
+    assert (lazy.dtype, lazy.shape, lazy.stype, lazy.data) == (plain.dtype, plain.shape, plain.stype, plain.data)
+    lazy.numpy()[0] = 7.0  # a copy: strategies may work in place
+    assert np.array_equal(lazy.numpy(), values) and values[0, 0] == 0.0
 
 
 def test_a_flower_app_runs_from_its_folder(tmp_path: Path) -> None:
