@@ -11,6 +11,8 @@ from typing import Any
 
 from fedopt.flower import require_flwr
 
+# A SuperLink's own programs reach it on loopback, whatever its name is to others.
+ITSELF = ("localhost", "127.0.0.1")
 FILES = ("ca.crt", "ca.key", "server.pem", "server.key")
 
 
@@ -106,7 +108,8 @@ def _server(directory: Path, authority: Any, certificate: Any, hosts: Sequence[s
 
     key = _key()
     builder = _builder(hosts[0], AUTHORITY, key.public_key(), days)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+    names = [_name(host) for host in dict.fromkeys((*hosts, *ITSELF))]
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(certificate.public_key())

@@ -59,6 +59,7 @@ def test_certificates_vouch_for_the_link_and_secrets_are_private(tmp_path: Path)
     ssl.create_default_context(cafile=str(folder / "ca.crt"))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "server.pem", folder / "server.key")
+    assert handshake(folder, server, "127.0.0.1")  # where the SuperLink's own programs look for it
     assert handshake(folder, server, "link.example.org") and not handshake(folder, server, "other.example.org")
     assert invoke("certs", str(folder))[0] == 2  # nothing is overwritten
 
