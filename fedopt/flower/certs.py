@@ -12,7 +12,7 @@ from typing import Any
 from fedopt.flower import require_flwr
 
 # A SuperLink's own programs reach it on loopback, whatever its name is to others.
-ITSELF = ("localhost", "127.0.0.1")
+ITSELF = ("localhost", "127.0.0.1", "::1")
 FILES = ("ca.crt", "ca.key", "server.pem", "server.key")
 
 
