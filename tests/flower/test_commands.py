@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import stat
 import subprocess
@@ -110,3 +111,19 @@ def test_without_flwr_the_message_says_what_to_install(scenario: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "pip install 'fedopt[flower]'" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["flower-superlink", "flower-supernode"])
+def test_the_guide_uses_only_options_that_exist(program: str) -> None:
+    pytest.importorskip("flwr")
+    guide = Path("docs/deploy.md").read_text().replace("\\\n", " ")
+    used = {
+        word
+        for line in guide.splitlines()
+        if program in line
+        for word in re.findall(r"--[a-z-]+", line.split(program)[1])
+    }
+    shown = subprocess.run(
+        [Path(sys.executable).parent / program, "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert len(used) >= 4 and used <= set(re.findall(r"--[a-z-]+", shown.stdout))

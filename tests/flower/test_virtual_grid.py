@@ -14,7 +14,18 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Krum
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+)
 
 from fedopt.flower.simulate_app import simulate_flower_app
 from fedopt.flower.virtual_grid import VirtualGrid
@@ -68,7 +79,20 @@ def run(strategy: Any, grid: VirtualGrid, rounds: int = 3) -> np.ndarray:
     return np.asarray(found[0].arrays["w"].numpy())
 
 
-@pytest.mark.parametrize("strategy", [FedAvg, FedAdam, FedProx, Krum], ids=lambda s: s.__name__)
+class Farthest(FedAvg):
+    """A strategy of a user's own: the model of the node with the largest number."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        """One reply's model, and no metrics."""
+        best = max(replies, key=lambda reply: reply.content["metrics"]["goal"])
+        return best.content["arrays"], MetricRecord({"goal": best.content["metrics"]["goal"]})
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx, FedMedian, FedTrimmedAvg, Krum, MultiKrum, Farthest],
+    ids=lambda s: s.__name__,
+)
 def test_built_in_strategies_run_and_repeat_themselves(strategy: Any, tmp_path: Path) -> None:
     models, times = [], []
     for _ in range(2):
