@@ -1,6 +1,6 @@
 """Accuracy against bytes: a small transformer on text by one-byte messages and by FedAvg.
 
-    python scenarios/papers/one_byte_text/compare.py [--bytes-steps 600] [--fedavg-steps 100] [--seeds 3] [--out DIR]
+    python scenarios/papers/one_byte_text/compare.py [--bytes-steps 400] [--fedavg-steps 100] [--seeds 3] [--out DIR]
 
 The novels are fetched with apt-get if they are not found (data kind novels); --data names a folder instead. Runs that
 are already in results.csv are not repeated. Writes results.csv, results.md and figure.svg.
@@ -45,7 +45,7 @@ def majority(scenario: fedopt.scenario.Scenario) -> float:
 def main() -> None:
     """Run what is missing, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes-steps", type=int, default=600)
+    parser.add_argument("--bytes-steps", type=int, default=400)
     parser.add_argument("--fedavg-steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", help="folder of the novels, if it is not at its usual place")
