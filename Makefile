@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale bench-gpu bench-kernels bench-processes
+.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale bench-gpu bench-kernels bench-processes bench-zeroth-order
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ test-all: check
 # Tables of speeds, written to benchmarks/results/. Run them on a machine that does nothing else.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
+
+# An FZooS round against the authors' way, an SPSA step against its forward passes.
+bench-zeroth-order: $(STAMP)
+	$(BIN)/python benchmarks/zeroth_order.py
 
 # On a machine with a CUDA device: the CIFAR-10 workload of pfl-research, and W1 to W5 in cohorts of 50 to 5,000.
 bench-gpu: $(STAMP)
