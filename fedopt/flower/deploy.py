@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,14 @@ from fedopt.flower.processes import (
     environment,
     is_loopback,
     run_command,
+    run_status,
     write_connection,
 )
 from fedopt.flower.rules import clients_of, refusals
 from fedopt.progress import Progress
 from fedopt.scenario import Scenario
 
-FINISHING_S = 60.0
+COMPLETED = "finished:completed"
 
 
 def deploy_local(
@@ -140,7 +142,7 @@ def deploy_remote(
         insecure: no TLS; only on loopback unless asked for by name.
         run_config: entries of the app's configuration that differ from their defaults.
     Returns:
-        Exit code of ``flwr run``.
+        0 if the run was completed.
     Raises:
         ValueError: neither certificates nor insecure, or the scenario cannot be deployed.
     """
@@ -157,6 +159,23 @@ def deploy_remote(
         home = Path(folder) / "home"
         write_connection(home, superlink, insecure=root_certificates is None, root_certificates=root_certificates)
         app = export_app(scenario, Path(folder) / "app")
-        command = run_command(app, "fedopt", run_config or {})
-        with subprocess.Popen(command, env=environment(home), stdout=sys.stdout, stderr=sys.stderr) as submitted:
-            return submitted.wait()
+        env = environment(home)
+        code, run = _relayed(run_command(app, "fedopt", run_config or {}), env)
+        if code or run is None:
+            return code or 1
+        status = run_status(run, "fedopt", env)
+        if status != COMPLETED:
+            print(f"run {run} ended as {status}; its log above says why", file=sys.stderr)
+        return int(status != COMPLETED)
+
+
+def _relayed(command: list[str], env: Mapping[str, str]) -> tuple[int, str | None]:
+    """(exit code, number of the run) of ``flwr run``, which ends well however the run does; its output is passed on."""
+    run = None
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, errors="replace") as submitted:
+        assert submitted.stdout is not None
+        for line in submitted.stdout:
+            print(line, end="", flush=True)
+            started = re.search(r"Successfully started run (\d+)", line)
+            run = started[1] if started else run
+    return submitted.returncode, run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -223,6 +224,19 @@ def run_command(app: Path, connection: str, run_config: Mapping[str, Any]) -> li
     text = " ".join(f"{key}={json.dumps(value)}" for key, value in run_config.items())
     command = [_program("flwr"), "run", str(app), connection, "--stream"]
     return [*command, "--run-config", text] if text else command
+
+
+def run_status(run: str, connection: str, env: Mapping[str, str], wait_s: float = 20.0) -> str:
+    """How a run ended for its SuperLink (``finished:completed``, ``finished:failed``), or its status after a wait."""
+    command = [_program("flwr"), "ls", connection, "--run-id", run, "--format", "json"]
+    end = time.monotonic() + wait_s
+    while True:  # the log ends before the status does
+        answer = subprocess.run(command, env=dict(env), capture_output=True, text=True)
+        found = re.search(r'"status"\s*:\s*"([a-z:-]+)"', answer.stdout)
+        status = found[1] if found else "unknown"
+        if status.startswith("finished") or time.monotonic() > end:
+            return status
+        time.sleep(1.0)
 
 
 def write_connection(home: Path, address: str, insecure: bool, root_certificates: Path | None = None) -> None:

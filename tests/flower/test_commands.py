@@ -127,3 +127,21 @@ def test_the_guide_uses_only_options_that_exist(program: str) -> None:
         [Path(sys.executable).parent / program, "--help"], capture_output=True, text=True, timeout=120
     )
     assert len(used) >= 4 and used <= set(re.findall(r"--[a-z-]+", shown.stdout))
+
+
+@pytest.mark.parametrize("status, expected", [("finished:completed", 0), ("finished:failed", 1)])
+def test_the_exit_code_is_that_of_the_run(
+    status: str, expected: int, scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``flwr run`` itself ends well however the run ended."""
+    pytest.importorskip("flwr")
+    program = tmp_path / "flwr"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "print('Successfully started run 42 in federation x' if sys.argv[1] == 'run' else "
+        f'\'{{"runs": [{{"run-id": "42", "status": "{status}"}}]}}\' if \'42\' in sys.argv else \'\')\n'
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr("fedopt.flower.processes._program", lambda name: str(program))
+    code, output = invoke(str(scenario), "--superlink", "localhost:1")
+    assert code == expected and "started run 42" in output and ("ended as finished:failed" in output) == bool(expected)
