@@ -206,6 +206,9 @@ def compare(
     sources: Annotated[list[Path], typer.Argument(help="One comparison file, or run directories.")],
     out: Annotated[Path | None, typer.Option(help="Folder for comparisons; default: reports.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Runs at the same time; default: the file's.")] = None,
+    batch_runs: Annotated[
+        str | None, typer.Option(help="Train runs of equal models in common passes: auto, never, always.")
+    ] = None,
     baseline: Annotated[str | None, typer.Option(help="Method the others are tested against.")] = None,
     relation: Annotated[str | None, typer.Option(help="Account every run again under this relation.")] = None,
     delta: Annotated[float | None, typer.Option(help="Account every run again at this delta.")] = None,
@@ -220,7 +223,8 @@ def compare(
     if files and len(sources) > 1:
         _fail([f"compare: give one comparison file or run directories, not both: {files[0]} is no directory."])
     try:
-        made = run_comparison(sources[0] if files else sources, out, processes, quiet, baseline, relation, delta)
+        source = sources[0] if files else sources
+        made = run_comparison(source, out, processes, quiet, baseline, relation, delta, batch_runs)
     except ScenarioError as error:
         _fail(error.problems)
     except (RunLogError, RuntimeError) as error:

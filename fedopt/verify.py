@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fedopt import environment
 from fedopt.runlog import RunLogError, read_clients, read_rounds, read_summary, read_updates, run_state
 
 if TYPE_CHECKING:
+    from fedopt.data.base import FederatedData
     from fedopt.scenario import Scenario
 
 # Real time is the only thing that may differ.
@@ -48,7 +50,8 @@ class Verdict:
 def verify(directory: Path, last: bool = False) -> Verdict:
     """Execute a finished run again in a temporary directory and compare.
 
-    Device, formulation, chunk and threads are those the run recorded, since they decide the bits.
+    Device, formulation, chunk and threads are those the run recorded, since they decide the bits. A run that was
+    trained together with others is executed together with them again, where their directories are still beside it.
 
     Args:
         directory: a finished run.
@@ -78,12 +81,41 @@ def verify(directory: Path, last: bool = False) -> Verdict:
 def _execute(scenario: Scenario, directory: Path, again: Path, resume: bool) -> None:
     from fedopt.simulation.session import Session
 
-    data = None
-    if (directory / "comparison.json").exists():  # a comparison may have kept examples apart
-        from fedopt.comparison.splits import data_of
+    batch = _batch(directory)
+    if not batch or resume:
+        Session(scenario, again, quiet=True, data=_data(scenario, directory)).run(resume=resume)
+        return
+    from fedopt.scenario import load
+    from fedopt.simulation.together import MakeDriver, run_together
 
-        data = data_of(scenario, json.loads((directory / "comparison.json").read_text())["split"])
-    Session(scenario, again, quiet=True, data=data).run(resume=resume)
+    def executed(peer: Path, make_driver: MakeDriver) -> None:
+        own = load(peer / "scenario.yaml")
+        Session(own, again.parent / peer.name, True, _data(own, peer), make_driver=make_driver).run()
+
+    run_together([partial(_unless_it_fails, partial(executed, peer), peer == directory) for peer in batch])
+
+
+def _unless_it_fails(executed: Callable[[Any], None], is_verified: bool, make_driver: Any) -> None:
+    """A run of the batch; only the failure of the verified one matters."""
+    try:
+        executed(make_driver)
+    except Exception:
+        if is_verified:
+            raise
+
+
+def _data(scenario: Scenario, directory: Path) -> FederatedData | None:
+    """A comparison may have kept examples apart."""
+    from fedopt.comparison.splits import data_of
+
+    note = directory / "comparison.json"
+    return data_of(scenario, json.loads(note.read_text())["split"]) if note.exists() else None
+
+
+def _batch(directory: Path) -> list[Path]:
+    """The runs that were trained together with this one, itself included; empty if alone, or if one is gone."""
+    found = [directory if name == directory.name else directory.parent / name for name in _resolved(directory, "batch")]
+    return found if all((run / "scenario.yaml").exists() for run in found) else []
 
 
 def _start_from_checkpoint(directory: Path, again: Path) -> None:
@@ -191,6 +223,17 @@ def _reasons(recorded: Path, again: Path) -> list[str]:
     then, now = _code(recorded), environment.code_version()
     if then is not None and then != now:
         found.append(f"the code of fedopt changed: {then} then, {now} now; check out the version that made the run")
+    batch = _resolved(recorded, "batch")
+    if batch and not _batch(recorded):
+        found.append(
+            f"it was trained together with {len(batch) - 1} other runs, some of them gone, and alone now: sums are "
+            "added in another order (at most 1e-5 relative per step)"
+        )
+    elif batch:
+        found.append(
+            f"it was trained together with {len(batch) - 1} other runs; if one of them was interrupted or failed then, "
+            "or only the last steps were executed now, sums are added in another order (at most 1e-5 relative per step)"
+        )
     if str(before.get("device")).startswith("cuda"):
         found.append("some CUDA kernels add in an order that changes from run to run")
     if before.get("final_metric") is None and after.get("final_metric") is not None:
@@ -216,7 +259,12 @@ def _changes(what: str, before: Mapping[str, Any], after: Mapping[str, Any], key
 
 
 def _code(directory: Path) -> str | None:
+    return (_resolved(directory, "versions") or {}).get("code")
+
+
+def _resolved(directory: Path, key: str) -> Any:
+    """What a run recorded about how it was computed; empty where it did not."""
     from fedopt.scenario import read_yaml
 
     values, _ = read_yaml(directory / "scenario.yaml")
-    return ((values.get("resolved") or {}).get("versions") or {}).get("code")
+    return (values.get("resolved") or {}).get(key) or {}

@@ -107,6 +107,7 @@ def compare(
     baseline: str | None = None,
     relation: str | None = None,
     delta: float | None = None,
+    batch_runs: str | None = None,
 ) -> Comparison:
     """Compare methods: execute what is missing, reuse what is there, judge, and write the report.
 
@@ -115,7 +116,7 @@ def compare(
         out: folder; the comparison lies in ``out/<name>`` (default ``reports``; ``reports/compare`` for directories).
         processes: runs at the same time; default: the file's.
         quiet: print nothing.
-        baseline, relation, delta: replace those of the file.
+        baseline, relation, delta, batch_runs: replace those of the file.
     Returns:
         The comparison. A failed run is in its tables; it does not raise.
     Raises:
@@ -128,6 +129,7 @@ def compare(
     if isinstance(source, Sequence) and not isinstance(source, str):
         return compare_directories([Path(p) for p in source], base / "compare", baseline, relation, delta)
     changes = {"baseline": baseline, "relation": relation, "delta": delta, "processes": processes}
+    changes["batch_runs"] = batch_runs
     described = load_description(dict(source) if isinstance(source, Mapping) else source)
     described = _changed(described, {k: v for k, v in changes.items() if v is not None})
     return _execute(described, base, quiet, "" if isinstance(source, Mapping) else str(source))
@@ -168,6 +170,7 @@ def _execute(described: Described, out: Path, quiet: bool, file: str) -> Compari
         quiet,
         description.executor,
         description.name,
+        description.batch_runs,
     )
     judging = Judging(
         description.metric,

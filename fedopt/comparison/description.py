@@ -75,6 +75,9 @@ class Description(Section):
     delta: float | None = Field(None, gt=0, lt=1, description="account every run again at this delta")
     tune: Tune | None = Field(None, description="choose hyper-parameters first; leave out for none")
     processes: int = Field(1, ge=1, description="runs at the same time")
+    batch_runs: Literal["auto", "never", "always"] = Field(
+        "auto", description="train runs of equal models in common passes: where that is faster, never, or always"
+    )
     executor: Literal["processes", "ray"] = Field("processes", description="ray needs the extra fedopt[ray]")
 
     @model_validator(mode="after")

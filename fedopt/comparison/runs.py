@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from fedopt.comparison.batches import Batching, batches
 from fedopt.comparison.expansion import PlannedRun, computing_code
+from fedopt.comparison.jobs import Job, run_job, run_jobs, worth_batching
 from fedopt.progress import _clock as clock
 from fedopt.runlog import read_summary, run_state, write_atomically
 
@@ -41,15 +42,6 @@ class Done:
     trace: str = ""
 
 
-class Job(NamedTuple):
-    """A run in a form that travels to another process."""
-
-    scenario: dict[str, Any]
-    directory: str
-    split: str
-    threads: int | None
-
-
 def execute(
     runs: Sequence[PlannedRun],
     folder: Path,
@@ -57,6 +49,7 @@ def execute(
     quiet: bool = True,
     executor: str = "processes",
     name: str = "comparison",
+    batch: Batching = "never",
 ) -> list[Done]:
     """Make sure every run exists.
 
@@ -67,6 +60,7 @@ def execute(
         quiet: print nothing.
         executor: ``processes`` or ``ray``.
         name: of the comparison, for notes and progress.
+        batch: whether runs of equal models are trained in common passes, see ``fedopt.comparison.batches``.
     Returns:
         One entry per run, in the given order. A failing run is an entry, not an exception.
     """
@@ -82,7 +76,7 @@ def execute(
     waiting = list(missing.values())
     threads = _threads(processes) if processes > 1 else None
     jobs = [_job(run, folder, name, threads) for run in waiting]
-    for index, how, wall, error, trace in _outcomes(jobs, processes, executor):
+    for index, how, wall, error, trace in _outcomes(jobs, processes, executor, batch):
         found = Done(waiting[index], Path(jobs[index].directory), how, wall, error, trace)
         done[found.run.key] = found
         view.show(found)
@@ -126,54 +120,34 @@ def _job(run: PlannedRun, folder: Path, name: str, threads: int | None) -> Job:
     return Job(run.scenario.resolved(), str(directory), run.split, threads)
 
 
-def run_job(job: Job) -> tuple[str, float, str, str]:
-    """Execute or go on with one run in this process: (how, seconds, error, traceback)."""
-    from fedopt.comparison.splits import data_of
-    from fedopt.scenario import from_mapping, load
-    from fedopt.simulation.session import Session
-
-    began, directory = time.perf_counter(), Path(job.directory)
-    how = "resumed" if run_state(directory) == "running" else "executed"
-    try:
-        if how == "resumed":  # device, chunk and threads as pinned by the run that was cut short
-            scenario = load(directory / "scenario.yaml")
-        else:
-            scenario = from_mapping(job.scenario)
-            if job.threads is not None and scenario.engine.threads is None:
-                engine = scenario.engine.model_copy(update={"threads": job.threads})
-                scenario = scenario.model_copy(update={"engine": engine})
-        data = data_of(scenario, job.split)
-        Session(scenario, directory, quiet=True, data=data).run(resume=how == "resumed")
-    except Exception as error:  # reported with the comparison; the other runs must not be lost
-        wall = time.perf_counter() - began
-        return "failed", wall, f"{type(error).__name__}: {error}", traceback.format_exc()
-    return how, time.perf_counter() - began, "", ""
-
-
 Outcome = tuple[int, str, float, str, str]
 
 
-def _outcomes(jobs: Sequence[Job], processes: int, executor: str) -> Iterator[Outcome]:
+def _outcomes(jobs: Sequence[Job], processes: int, executor: str, batch: Batching) -> Iterator[Outcome]:
     if not jobs:
         return
     if executor == "ray":
         yield from _with_ray(jobs, processes)
     elif processes == 1:
-        yield from ((i, *run_job(job)) for i, job in enumerate(jobs))
+        for indices in batches(jobs, 1, batch, lambda asked: [worth_batching(job) for job in asked]):
+            yield from ((i, *found) for i, found in zip(indices, run_jobs([jobs[i] for i in indices]), strict=True))
     else:
-        yield from _with_processes(jobs, min(processes, len(jobs)))
+        yield from _with_processes(jobs, min(processes, len(jobs)), batch)
 
 
-def _with_processes(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+def _with_processes(jobs: Sequence[Job], processes: int, batch: Batching) -> Iterator[Outcome]:
     """A pool; if a worker dies, the runs left go on one at a time so that the culprit is known."""
     left = dict(enumerate(jobs))
     with _pool(processes) as pool:
-        futures: dict[Future[Any], int] = {pool.submit(run_job, job): i for i, job in left.items()}
         try:
+            planned = batches(jobs, processes, batch, lambda asked: list(pool.map(worth_batching, asked)))
+            futures: dict[Future[Any], list[int]] = {
+                pool.submit(run_jobs, [jobs[i] for i in indices]): indices for indices in planned
+            }
             for future in as_completed(futures):
-                outcome = future.result()
-                del left[futures[future]]
-                yield futures[future], *outcome
+                for i, outcome in zip(futures[future], future.result(), strict=True):
+                    del left[i]
+                    yield i, *outcome
         except BrokenProcessPool:
             pass  # the loop below takes the runs that are left
         except BaseException:

@@ -86,6 +86,25 @@ def _tested_on(data: FederatedData, pool: Examples, chosen: np.ndarray) -> Feder
     return replace(data, test=Examples(pool.inputs[chosen], pool.targets[chosen], groups), client_tests=None)
 
 
+class SharedExamples:
+    """Examples of several runs' data; equal ones are kept once."""
+
+    def __init__(self) -> None:
+        self._known: list[Any] = []
+
+    def of(self, data: FederatedData) -> FederatedData:
+        """The same data, with examples another run already has in the place of equal ones."""
+        return replace(data, train=self._same(data.train), test=self._same(data.test))
+
+    def _same(self, examples: Any) -> Any:
+        for known in self._known:
+            fields = ((known.inputs, examples.inputs), (known.targets, examples.targets))
+            if all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in fields) and known.groups is examples.groups:
+                return known
+        self._known.append(examples)
+        return examples
+
+
 def data_of(scenario: Scenario, split: str) -> FederatedData:
     """Loaded and split data, the last few kept: most runs of a comparison share them."""
     return _cached(_Key(scenario), split)

@@ -123,7 +123,15 @@ def tune(described: Described, folder: Path, quiet: bool) -> tuple[dict[Cell, Va
         import sys
 
         print(f"tuning: {len(runs)} trials", file=sys.stderr, flush=True)
-    done = execute(runs, folder, description.processes, quiet, description.executor, f"{description.name} (tuning)")
+    done = execute(
+        runs,
+        folder,
+        description.processes,
+        quiet,
+        description.executor,
+        f"{description.name} (tuning)",
+        description.batch_runs,
+    )
     outcome = iter(done)
     results = {cell: [next(outcome) for _ in group] for cell, group in trials.items()}
     loaded = {id(d): load_run(d.directory) for group in results.values() for d in group if d.how != "failed"}

@@ -109,6 +109,20 @@ class Batched:
         """Every local rule, but per-example clipping only without a trunk."""
         return rule.example_clipping is None or not self._has_trunk
 
+    def over(self, task: LossTask) -> Batched | None:
+        """The same formulation over other examples, for rows of several runs; None with a trunk: it gains nothing."""
+        return None if self._has_trunk else Batched(task, self._dual)
+
+    def floats_per_row(self, steps: int, width: int, rule: LocalRule) -> int:
+        """Numbers that a row of ``steps`` batches of ``width`` examples keeps in use: weights, or their dual form."""
+        total, first = 0, True
+        for layer in self._head:
+            if isinstance(layer, nn.Linear):
+                dual = self._form(layer, rule, steps, width, first) is not Linear
+                total += steps * width * (steps * width + layer.out_features) if dual else layer.weight.numel()
+                first = False
+        return total
+
     @torch.no_grad()
     def train(self, chunk: Chunk) -> Trained:
         """Train every row of the chunk."""
@@ -156,20 +170,22 @@ class Batched:
         return made
 
     def _linear(self, layer: nn.Linear, chunk: Chunk, begin: int, first: bool) -> Any:
-        allowed = self._dual != "never" and DualLayer.supports(chunk.rule)
-        steps, width = chunk.indices.shape[1:]
+        form = self._form(layer, chunk.rule, chunk.indices.shape[1], chunk.indices.shape[2], first)
+        return form(layer, chunk, begin, self._flat_inputs) if form is DualInput else form(layer, chunk, begin)
+
+    def _form(self, layer: nn.Linear, rule: LocalRule, steps: int, width: int, first: bool) -> Any:
+        """Class of a linear layer: in dual form where that is less work."""
+        allowed = self._dual != "never" and DualLayer.supports(rule)
         if allowed and first and (self._dual == "always" or steps * width <= 3 * layer.out_features + 128):
-            return DualInput(layer, chunk, begin, self._flat_inputs)
+            return DualInput
         wide = layer.weight.numel() >= WIDE and steps * width * width <= 48 * layer.out_features
-        if allowed and not first and (self._dual == "always" or wide):
-            return DualHidden(layer, chunk, begin)
-        return Linear(layer, chunk, begin)
+        return DualHidden if allowed and not first and (self._dual == "always" or wide) else Linear
 
     def _dropout_streams(self, chunk: Chunk) -> list[torch.Generator]:
         if not any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self._head):
             return []
-        names = zip(chunk.clients, chunk.tasks, strict=True)
-        return [torch_generator(self._task.device, chunk.seed, "dropout", c, t) for c, t in names]
+        names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
+        return [torch_generator(self._task.device, seed, "dropout", c, t) for seed, c, t in names]
 
     def _gradient(
         self,
@@ -233,19 +249,19 @@ class NoiseStreams:
 
     def __init__(self, chunk: Chunk, task: LossTask):
         clipping = chunk.rule.example_clipping
-        self.active = clipping is not None and clipping.noise_std > 0.0
+        self.active = clipping is not None and any(std > 0.0 for std in chunk.noise_stds)
         if clipping is None or not self.active:
             return
-        self._std = clipping.noise_std
-        names = zip(chunk.clients, chunk.tasks, strict=True)
-        self._streams = [clipping.draws(task.device, chunk.seed, c, t) for c, t in names]
+        self._stds = torch.tensor(chunk.noise_stds, device=task.device)
+        names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
+        self._streams = [clipping.draws(task.device, seed, c, t) for seed, c, t in names]
         self._buffer = torch.empty(len(chunk), task.spec.size, device=task.device)
 
     def draw(self, rows: int, scales: torch.Tensor) -> torch.Tensor:
         """Noise of one step for the active rows, divided by the denominators ``[rows, d]``."""
         for row in range(rows):
             self._buffer[row] = self._streams[row].normal((self._buffer.shape[1],))
-        return self._buffer[:rows].mul_((self._std * scales)[:, None])
+        return self._buffer[:rows].mul_((self._stds[:rows] * scales)[:, None])
 
 
 def _reweight(owners: list[Any], chunk: Chunk, scales: torch.Tensor) -> None:

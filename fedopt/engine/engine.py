@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from fedopt.engine.flat_module import FlatModule, flatten, spec_of
 from fedopt.engine.losses import example_loss
 from fedopt.engine.objective import ObjectiveSteps
 from fedopt.engine.select import Selection, select
-from fedopt.engine.tasks import LossTask, Trained, make_chunk
+from fedopt.engine.tasks import Chunk, LossTask, Trained, make_chunk
 from fedopt.engine.transfer import rows_at
 from fedopt.engine.updates import ReorderedUpdates
 from fedopt.engine.values import LossValues
@@ -67,6 +67,8 @@ class CohortEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         precision.use(dtype)
+        # Set where the rows of several runs are trained in common passes: chunks in, their results out.
+        self.together: Callable[[Sequence[Chunk]], list[Trained]] | None = None
         self.module: nn.Module | None = None
         self._blocks: Blocks | None = None
         if data.objective is not None:
@@ -81,8 +83,8 @@ class CohortEngine:
     def _init_objective(self) -> None:
         objective = self.data.objective
         self.spec = ParamSpec(("point",), ((int(objective.dimension),),))  # type: ignore[union-attr]
-        self._formulation: Any = ObjectiveSteps(objective, self.device)
-        self._fallback: Any = self._formulation
+        self.formulation: Any = ObjectiveSteps(objective, self.device)
+        self._fallback: Any = self.formulation
         self.selection = Selection("objective", "black-box task: exact gradients over the whole cohort")
         self._initial = torch.as_tensor(objective.initial(self.seed), dtype=torch.float32)  # type: ignore[union-attr]
         self._initial = self._initial.clone().to(self.device)
@@ -110,7 +112,7 @@ class CohortEngine:
             seed=self.seed,
             bfloat16=self.dtype == "bfloat16",
         )
-        self.selection, self._formulation, self._fallback = select(self.task, formulation)
+        self.selection, self.formulation, self._fallback = select(self.task, formulation)
 
     def initial_parameters(self) -> torch.Tensor:
         """Starting parameters ``[d]`` on the device: the module's default initialisation under a named stream."""
@@ -141,7 +143,7 @@ class CohortEngine:
         """Rows computed together inside ``train``: what fits the cache of a CPU; a GPU wants all it can get."""
         if self.device.type == "cuda":
             return self.chunk_rows()
-        return min(self.chunk_rows(), getattr(self._formulation, "preferred_rows", MOST_ROWS))
+        return min(self.chunk_rows(), getattr(self.formulation, "preferred_rows", MOST_ROWS))
 
     def plan_batches(
         self,
@@ -167,28 +169,35 @@ class CohortEngine:
         if len(cohort) == 0:
             return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
         order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
-        formulation = self._formulation_for(rule)
+        formulation = self.formulation_for(rule)
         size = self.block_rows if self.chunk == "auto" else self.chunk_rows()
         if self._blocks is not None:
             steps, width = plan.counts.shape[1], int(plan.counts.max(initial=0))
             starts = len(cohort.distinct("params")[0])
             size = self._blocks.rows(size, formulation.name, rule, steps, width, starts)
+        blocks = [order[begin : begin + size] for begin in range(0, len(order), size)]
+
+        def cut(rows: Sequence[int]) -> Chunk:
+            return make_chunk(cohort, rule, plan, rows, self.device)
 
         def train(rows: Sequence[int]) -> Trained:
-            return formulation.train(make_chunk(cohort, rule, plan, rows, self.device))  # type: ignore[no-any-return]
+            return formulation.train(cut(rows))  # type: ignore[no-any-return]
 
-        results: list[Trained] = []
-        for begin in range(0, len(order), size):
-            rows = order[begin : begin + size]
-            results += [train(rows)] if self._blocks is None else self._blocks.train(rows, train)
+        if self.together is not None:
+            results = self.together([cut(rows) for rows in blocks])
+        elif self._blocks is None:
+            results = [train(rows) for rows in blocks]
+        else:
+            results = [trained for rows in blocks for trained in self._blocks.train(rows, train)]
         updates = results[0].updates if len(results) == 1 else ConcatUpdates(tuple(r.updates for r in results))
         position = np.argsort(order).tolist()
         losses = rows_at(torch.cat([r.losses for r in results]), position)
         return Trained(ReorderedUpdates(updates, tuple(position)), losses)
 
-    def _formulation_for(self, rule: LocalRule) -> Any:
-        supports = getattr(self._formulation, "supports", None)
-        return self._formulation if supports is None or supports(rule) else self._fallback
+    def formulation_for(self, rule: LocalRule) -> Any:
+        """The chosen formulation, or the one it falls back to."""
+        supports = getattr(self.formulation, "supports", None)
+        return self.formulation if supports is None or supports(rule) else self._fallback
 
     @torch.no_grad()
     def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Loop:
     def _train_row(self, chunk: Chunk, row: int, start: torch.Tensor) -> torch.Tensor:
         model, rule = self._model, chunk.rule
         model.flat.copy_(start)
-        model.begin_task(chunk.seed, chunk.clients[row], chunk.tasks[row])
+        model.begin_task(chunk.seeds[row], chunk.clients[row], chunk.tasks[row])
         noise = _noise_stream(chunk, row, rule.example_clipping, self._task.device)
         buffer = torch.empty_like(model.flat) if rule.momentum else None
         correction = None if rule.correction is None else rule.correction[row]
@@ -67,7 +67,7 @@ class Loop:
         elif count and clipping is not None:
             loss = self._clipped_sum(indices, clipping)
         if clipping is not None:
-            model.gradient.add_(_noise(clipping, model.gradient, noise)).div_(denominator)
+            model.gradient.add_(_noise(chunk.noise_stds[row], model.gradient, noise)).div_(denominator)
         return loss
 
     def _losses(self, indices: torch.Tensor) -> torch.Tensor:
@@ -101,12 +101,12 @@ class Loop:
 
 
 def _noise_stream(chunk: Chunk, row: int, clipping: ExampleClipping | None, device: torch.device) -> Any:
-    if clipping is None or clipping.noise_std == 0.0:
+    if clipping is None or chunk.noise_stds[row] == 0.0:
         return None
-    return clipping.draws(device, chunk.seed, chunk.clients[row], chunk.tasks[row])
+    return clipping.draws(device, chunk.seeds[row], chunk.clients[row], chunk.tasks[row])
 
 
-def _noise(clipping: ExampleClipping, like: torch.Tensor, noise: Any) -> torch.Tensor:
+def _noise(noise_std: float, like: torch.Tensor, noise: Any) -> torch.Tensor:
     if noise is None:
         return torch.zeros_like(like)
-    return torch.as_tensor(noise.normal(like.shape)) * clipping.noise_std
+    return torch.as_tensor(noise.normal(like.shape)) * noise_std

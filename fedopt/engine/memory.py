@@ -121,7 +121,8 @@ def _chunk(task: LossTask, rule: LocalRule, rows: int, steps: int, width: int, s
         denominators=counts.astype(np.float64),
         steps=(steps,) * rows,
         rule=replace(rule, rates=rates, correction=correction),
-        seed=0,
+        seeds=(0,) * rows,
+        noise_stds=(0.0 if rule.example_clipping is None else rule.example_clipping.noise_std,) * rows,
     )
 
 

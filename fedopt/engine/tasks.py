@@ -65,7 +65,8 @@ class Chunk:
         counts, denominators: ``[rows, steps]`` NumPy, as in ``BatchPlan``.
         steps: per row, descending.
         rule: its rates ``[rows, steps]`` and correction ``[rows, d]`` are those of the chunk.
-        seed: run seed.
+        seeds: of the run each row belongs to.
+        noise_stds: noise of the rule's example clipping, of every row; 0 without.
     """
 
     clients: tuple[int, ...]
@@ -80,7 +81,8 @@ class Chunk:
     denominators: np.ndarray
     steps: tuple[int, ...]
     rule: LocalRule
-    seed: int
+    seeds: tuple[int, ...]
+    noise_stds: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -130,5 +132,6 @@ def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[
         denominators=plan.denominators[selected, :longest],
         steps=steps,
         rule=replace(rule, rates=rates, correction=correction),
-        seed=cohort.seed,
+        seeds=(cohort.seed,) * len(selected),
+        noise_stds=(0.0 if rule.example_clipping is None else rule.example_clipping.noise_std,) * len(selected),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Session:
         withheld: columns that must not be written (a private deployment has not paid for them).
         clock: what the run's times are, in words.
         hold_rows: rows are written when the driver says so (see ``Rows``).
+        batch: names of the run directories whose runs are trained together with this one, itself included, in order.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Session:
         withheld: frozenset[str] = frozenset(),
         clock: str = "virtual time",
         hold_rows: bool = False,
+        batch: Sequence[str] = (),
     ):
         self.scenario, self.directory, self.quiet = scenario, directory, quiet
         self._data, self._make_driver, self._noise, self._withheld = data, make_driver, noise, withheld
-        self._clock = clock
+        self._clock, self._batch = clock, list(batch)
         self.log = RunLog(directory)
         self.rows = Rows(self.log, withheld, hold_rows, lambda row: self.progress.update(row))
         self.best: tuple[float, int] | None = None
@@ -126,7 +128,8 @@ class Session:
         resolved = self.scenario.resolved()
         resolved["engine"] = {**resolved["engine"], **self._pinned()}
         versions = {**environment.versions(), "code": environment.code_version()}
-        text = to_yaml({**resolved, "resolved": {**self.parts.engine.description(), "versions": versions}})
+        found = {**self.parts.engine.description(), "versions": versions, "batch": self._batch}
+        text = to_yaml({**resolved, "resolved": found})
         write_atomically(self.directory / "scenario.yaml", text)
 
     def _pinned(self) -> dict[str, Any]:

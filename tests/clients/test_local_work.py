@@ -229,6 +229,6 @@ def test_scaffold_reaches_the_federated_optimum_where_fedavg_is_biased():
 
 def test_objective_without_gradients_is_refused():
     made = quadratic_engine()
-    made._formulation._objective = SimpleNamespace(has_gradients=False)
+    made.formulation._objective = SimpleNamespace(has_gradients=False)
     with pytest.raises(ValueError, match="values only; use a zeroth-order client"):
         Sgd(steps=1).work(Cohort((0,), (0,), (Message({"params": torch.ones(2)}),), (1,), 0), made)

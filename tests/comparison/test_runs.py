@@ -16,7 +16,8 @@ import pytest
 import fedopt
 from fedopt.comparison.api import Comparison
 from fedopt.comparison.expansion import Cell, PlannedRun
-from fedopt.comparison.runs import execute, run_job
+from fedopt.comparison.jobs import run_job
+from fedopt.comparison.runs import execute
 from fedopt.comparison.splits import split_data
 from fedopt.runlog import RunLogError
 from fedopt.verify import table_differences, verify
@@ -240,3 +241,55 @@ def test_run_job_reports_instead_of_raising(tmp_path: Path) -> None:
 
     how, _, error, trace = run_job(Job({"data": 1}, str(tmp_path), "whole", None))
     assert how == "failed" and "ConfigurationError" in error and "Traceback" in trace
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_runs_of_one_kind_and_give_every_process_work() -> None:
+    from fedopt.comparison.batches import batches
+    from fedopt.comparison.jobs import Job
+
+    def job(seed: int, **changes: Any) -> Job:
+        return Job(small(seed=seed, **changes).resolved(), f"run{seed}", "whole", None)
+
+    one = [job(seed) for seed in range(5)]
+    other = [job(seed, model={"kind": "mlp", "hidden": [3]}) for seed in range(3)]
+    jobs = [*one, *other, job(0, model={"kind": "mlp", "hidden": [4]})]
+    assert batches(jobs, 2, "always", lambda asked: []) == [[0, 1, 2, 3, 4], [5, 6, 7], [8]]
+    assert batches(one, 2, "always", lambda asked: []) == [[0, 1], [2, 3, 4]]
+    assert batches(jobs, 2, "never", lambda asked: []) == [[i] for i in range(9)]
+    assert batches(jobs, 1, "auto", lambda asked: [False, True]) == [[5, 6, 7], [0], [1], [2], [3], [4], [8]]
+
+
+@pytest.mark.parametrize(("hidden", "wanted"), [([], True), ([2000], False)])
+def test_small_models_are_batched_and_large_ones_are_not(tmp_path: Path, hidden: list[int], wanted: bool) -> None:
+    from fedopt.comparison.jobs import Job, worth_batching
+
+    client = {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "steps": 20}
+    scenario = small(model={"kind": "mlp", "hidden": hidden}, client=client, engine__formulation="batched")
+    assert worth_batching(Job(scenario.resolved(), str(tmp_path), "whole", None)) is wanted
+
+
+def test_a_batch_is_reused_verified_and_loses_nothing_to_a_failing_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedopt.simulation import session
+
+    original = session.Session._evaluate
+
+    def evaluate(self: session.Session, params: Any, step: int) -> dict[str, Any]:
+        if self.scenario.seed == 7:
+            raise RuntimeError("the disk is gone")
+        return original(self, params, step)
+
+    monkeypatch.setattr(session.Session, "_evaluate", evaluate)
+    engine: dict[str, Any] = {"engine__formulation": "auto", "engine__threads": 1}
+    runs = [plan("A", seed, **engine) for seed in (0, 1)] + [plan("B", 0, client__lr=0.01, **engine)]
+    runs.append(plan("A", 7, **engine))
+    done = execute(runs, tmp_path, batch="always")
+    assert [d.how for d in done] == ["executed"] * 3 + ["failed"] and "the disk is gone" in done[3].error
+    assert [d.how for d in execute(runs[:3], tmp_path, batch="never")] == ["reused"] * 3
+    assert "batch:" in (done[0].directory / "scenario.yaml").read_text()
+    verdict = verify(done[0].directory)
+    assert verdict.repeats, verdict

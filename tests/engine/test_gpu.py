@@ -124,7 +124,7 @@ def test_a_captured_step_gives_the_numbers_of_the_loop(tiny, rule):
     engine, train = prepared(tiny, "graphed", rule)
     close(train().updates.rows(), expected.updates.rows())
     close(train().updates.rows(), expected.updates.rows())  # replayed from the graph that the first call captured
-    (replay,) = engine._formulation._shapes.values()
+    (replay,) = engine.formulation._shapes.values()
     assert replay.step.__name__ == "replay"
 
 

@@ -48,7 +48,7 @@ def train(tiny, formulation, model=None, order="shuffled", kind="classification"
 def test_equals_loop(tiny, model, kind, order, options):
     _, expected = train(tiny, "loop", model, order, kind, **options)
     engine, found = train(tiny, "graphed", model, order, kind, **options)
-    assert isinstance(engine._formulation, graphed.Graphed)
+    assert isinstance(engine.formulation, graphed.Graphed)
     torch.testing.assert_close(found.updates.rows(), expected.updates.rows(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
     torch.testing.assert_close(found.updates.norms(), expected.updates.norms(), rtol=1e-5, atol=1e-6)
@@ -67,13 +67,13 @@ def test_a_second_chunk_leaves_the_first_result_alone(tiny):
 def test_a_step_works_on_the_same_buffers_whatever_the_chunk(tiny):
     """What a captured graph needs: equal addresses, one list of operations, nothing asked of the host."""
     engine, _ = train(tiny, "graphed")
-    (replay,) = engine._formulation._shapes.values()
+    (replay,) = engine.formulation._shapes.values()
     buffers = [replay._indices, replay._moves, replay._keeps, replay._counter, *replay._parameters()]
     addresses = [each.data_ptr() for each in buffers]
     cohort = tiny.cohort(engine, (9, 7, 1, 5, 3))
     plan = engine.plan_batches(cohort, 4)
     engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan)
-    assert list(engine._formulation._shapes.values()) == [replay]
+    assert list(engine.formulation._shapes.values()) == [replay]
     assert [each.data_ptr() for each in buffers] == addresses
 
 
@@ -94,7 +94,7 @@ def test_few_shapes_are_kept(tiny, monkeypatch):
         cohort = tiny.cohort(engine, steps)
         plan = engine.plan_batches(cohort, 4)
         engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan)
-    assert len(engine._formulation._shapes) == 2
+    assert len(engine.formulation._shapes) == 2
 
 
 def test_other_rules_fall_back_and_other_models_say_why(tiny):
@@ -102,6 +102,6 @@ def test_other_rules_fall_back_and_other_models_say_why(tiny):
     _, expected = train(tiny, "loop", momentum=0.9)
     torch.testing.assert_close(found.updates.rows(), expected.updates.rows(), rtol=1e-5, atol=1e-6)
     for rule in ({"proximal": 0.1}, {"gradient_clip": 1.0}, {"example_clipping": ExampleClipping(1.0, 0.0)}):
-        assert not engine._formulation.supports(LocalRule(torch.zeros(1, 1), **rule))
+        assert not engine.formulation.supports(LocalRule(torch.zeros(1, 1), **rule))
     frozen = tiny.engine("graphed", Frozen())
     assert frozen.selection.formulation == "loop" and "some parameters are frozen" in frozen.selection.reason

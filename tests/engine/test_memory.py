@@ -59,7 +59,7 @@ def test_rows_that_fit():
 
 def blocks_of(engine, tiny, monkeypatch, most=None):
     """Rows of every block of a cohort, and the updates; blocks beyond ``most`` rows do not fit."""
-    sizes, inner = [], engine._formulation.train
+    sizes, inner = [], engine.formulation.train
 
     def train(chunk):
         sizes.append(len(chunk))
@@ -67,7 +67,7 @@ def blocks_of(engine, tiny, monkeypatch, most=None):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
         return inner(chunk)
 
-    monkeypatch.setattr(engine._formulation, "train", train)
+    monkeypatch.setattr(engine.formulation, "train", train)
     cohort = tiny.cohort(engine, (3, 6, 2, 9, 4))
     plan = engine.plan_batches(cohort, 4)
     rule = LocalRule(torch.full(plan.counts.shape, 0.1))

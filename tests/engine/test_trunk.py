@@ -37,7 +37,7 @@ RULES = {
 def run(tiny, formulation, model, rule, dual="auto", order="shuffled", stacked=None, **options):
     engine = tiny.engine(formulation, model, tiny.data("classification", (1, 6, 6), 3), **options)
     if dual == "always" or stacked:
-        engine._formulation = Batched(engine.task, dual, stacked)
+        engine.formulation = Batched(engine.task, dual, stacked)
     cohort = tiny.cohort(engine, (3, 5, 1, 4, 2), versions=2)
     plan = engine.plan_batches(cohort, 4, order)
     rates = torch.linspace(0.05, 0.3, 5)[:, None].expand(plan.counts.shape)
@@ -81,7 +81,7 @@ def test_dropout_masks_are_those_of_the_loop(tiny, order, dual):
 def test_a_trunk_for_all_rows_at_once_equals_the_loop(tiny, rule, model, order):
     _, expected = run(tiny, "loop", model, RULES[rule], order=order)
     engine, found = run(tiny, "dual", model, RULES[rule], order=order, stacked=True, chunk=3)
-    assert isinstance(engine._formulation._trunk, StackedTrunk)
+    assert isinstance(engine.formulation._trunk, StackedTrunk)
     assert_close(found.updates, expected.updates)
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
 
