@@ -4,8 +4,8 @@
 
 Every method gets a grid of seven learning rates, chosen with three tuning seeds on a validation half of the test set;
 then five fresh seeds are judged on the other half. What counts is the mean over the last tenth of the time: a single
-step of FedFix or FedBuff leans towards the clients that were in it. Writes results.csv, results.md and figure.svg. Started
-again, it goes on after the last finished pair of ladder and method.
+step of FedFix or FedBuff leans towards the clients that were in it. Writes results.csv, results.md and figure.svg.
+Started again, it goes on after the last finished pair of ladder and method.
 """
 
 from __future__ import annotations
