@@ -49,6 +49,10 @@
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   });
 
+  // Beside the plot a colour bar would take half of a narrow screen. Above it, automatic margins misplace axis titles.
+  const ABOVE = { orientation: "h", y: 1.02, yanchor: "bottom", title: { side: "top" } };
+  const BELOW = { xaxis: { automargin: false, title: { standoff: 36 } }, margin: { b: 50 } };
+
   const cards = [...document.querySelectorAll("[data-plot]")].map((element) => ({
     plot: element.querySelector(".plot"),
     spec: JSON.parse(element.querySelector("script").textContent),
@@ -59,8 +63,12 @@
     const css = style();
     const width = plot.clientWidth;
     const view = spec.views[Number(radios.find((radio) => radio.checked)?.value ?? 0)];
-    const layout = merged(baseLayout(width), spec.layout);
+    let layout = merged(baseLayout(width), spec.layout);
     let traces = spec.traces;
+    if (width < 480 && traces.some((trace) => trace.colorbar)) {
+      traces = traces.map((trace) => merged(trace, { colorbar: ABOVE }));
+      layout = merged(layout, BELOW);
+    }
     if (view) {
       traces = traces.map((trace, i) => ({ ...trace, x: view.x[i] }));
       layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat });

@@ -94,10 +94,9 @@ def _heat_map(counts: np.ndarray, names: list[str], clients: list[str]) -> tuple
         "zmin": 0,
         "zmax": 1,
         "colorbar": {
-            "title": {"text": "share of the client"},
+            "title": {"text": "share of the client", "side": "right"},
             "tickformat": ".0%",
             "thickness": 12,
-            "titleside": "right",
         },
         "hovertemplate": "client %{x}, class %{y}<br>%{customdata} examples, %{z:.1%}<extra></extra>",
     }
