@@ -54,7 +54,9 @@ class Scaffold(LocalTraining):
         import torch
 
         if any("control" not in message.parts for message in cohort.messages):
-            raise ValueError("client scaffold needs the server's control variate; use aggregator: {kind: scaffold}")
+            raise ValueError(
+                "client scaffold needs the server's control variate; use aggregator scaffold or buffered_scaffold"
+            )
         plan = self.plan(cohort, engine)
         rates = self.rates(cohort, plan)
         server = cohort.stacked("control").to(engine.device)

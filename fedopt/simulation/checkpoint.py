@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from fedopt.simulation import tensor_file
+from fedopt.simulation.tensor_file import Rows
+
 FORMAT = 1
 
 
@@ -30,21 +33,19 @@ class CheckpointError(ValueError):
 
 def save(path: Path, tree: Any) -> None:
     """Write a tree atomically: a reader sees the old file or the new one, never half of one."""
-    from safetensors.torch import save as to_bytes
-
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor | Rows] = {}
     structure = _encode(tree, tensors, {})
     header = json.dumps({"format": FORMAT, "tree": structure})
     temporary = path.with_suffix(path.suffix + ".part")
     with open(temporary, "wb") as file:
-        file.write(to_bytes(tensors, metadata={"fedopt": header}))
+        tensor_file.write(file, tensors, header)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
 def load(path: Path, device: Any = "cpu") -> Any:
-    """Read a tree; tensors land on ``device``.
+    """Read a tree; tensors land on ``device``, tables of rows stay in the file until they are asked for.
 
     Raises:
         CheckpointError: not a checkpoint of ours, of another format, or it names a class that is not loaded.
@@ -54,15 +55,16 @@ def load(path: Path, device: Any = "cpu") -> Any:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = json.loads((file.metadata() or {}).get("fedopt", "null"))
-            tensors: dict[Any, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            stored = [name for name in file.keys() if not name.startswith("rows")]  # noqa: SIM118 - not a dict
+            tensors: dict[Any, Any] = {name: file.get_tensor(name) for name in stored}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     if not header or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} was written by another version; start the run anew")
-    return _decode(header["tree"], tensors)
+    return _decode(header["tree"], tensors, path)
 
 
-def _encode(value: Any, tensors: dict[str, torch.Tensor], seen: dict[int, str]) -> Any:
+def _encode(value: Any, tensors: dict[str, torch.Tensor | Rows], seen: dict[int, str]) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (int, np.integer)):
@@ -73,6 +75,10 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], seen: dict[int, str]) 
         return {"fraction": str(value)}
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return _encode_tensor(value, tensors, seen)
+    if isinstance(value, Rows):
+        name = f"rows{len(tensors)}"
+        tensors[name] = value
+        return {"rows": name, "shape": list(value.shape)}
     if isinstance(value, dict):
         pairs = [[_encode(k, tensors, seen), _encode(v, tensors, seen)] for k, v in value.items()]
         return {"dict": pairs}
@@ -90,12 +96,12 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor], seen: dict[int, str]) 
     raise CheckpointError(f"a {type(value).__name__} cannot be stored in a checkpoint; use tensors, numbers, tuples")
 
 
-def _encode_tensor(value: Any, tensors: dict[str, torch.Tensor], seen: dict[int, str]) -> Any:
+def _encode_tensor(value: Any, tensors: dict[str, torch.Tensor | Rows], seen: dict[int, str]) -> Any:
     is_array = isinstance(value, np.ndarray)
     if id(value) not in seen:
         name = f"t{len(tensors)}"
         tensor = torch.from_numpy(np.ascontiguousarray(value)) if is_array else value.detach()
-        tensors[name] = tensor.to("cpu").contiguous().clone()
+        tensors[name] = tensor
         seen[id(value)] = name
     return {"array" if is_array else "tensor": seen[id(value)], "shape": list(value.shape)}
 
@@ -119,7 +125,7 @@ def _class(name: str) -> Any:
     return found
 
 
-def _decode(node: Any, tensors: dict[Any, Any]) -> Any:
+def _decode(node: Any, tensors: dict[Any, Any], path: Path) -> Any:
     if node is None or isinstance(node, (bool, str)):
         return node
     kind = next(iter(node))
@@ -139,16 +145,18 @@ def _decode(node: Any, tensors: dict[Any, Any]) -> Any:
             return tensors[shared]
         case "array":
             return tensors[body].cpu().numpy().reshape(node["shape"])
+        case "rows":
+            return tensor_file.rows_in(path, body, tuple(node["shape"]))
         case "dict":
-            return {_decode(k, tensors): _decode(v, tensors) for k, v in body}
+            return {_decode(k, tensors, path): _decode(v, tensors, path) for k, v in body}
         case "list" | "tuple" | "set" | "frozenset":
             return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](
-                _decode(v, tensors) for v in body
+                _decode(v, tensors, path) for v in body
             )
         case "named":
-            return _class(body)(*(_decode(v, tensors) for v in node["items"]))
+            return _class(body)(*(_decode(v, tensors, path) for v in node["items"]))
         case "model":
-            return _class(body)(**{n: _decode(v, tensors) for n, v in node["fields"].items()})
+            return _class(body)(**{n: _decode(v, tensors, path) for n, v in node["fields"].items()})
         case "data":
-            return _class(body)(**{n: _decode(v, tensors) for n, v in node["fields"].items()})
+            return _class(body)(**{n: _decode(v, tensors, path) for n, v in node["fields"].items()})
     raise CheckpointError(f"unknown entry {kind!r} in the checkpoint")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedopt.simulation.tensor_file import Rows
+
 
 class StateStore:
     """Named state tensors of the clients that have any; everybody else has zeros.
@@ -104,19 +106,23 @@ class StateStore:
         self._mapped = np.frombuffer(mmap.mmap(self._file, size), dtype=np.float32).reshape(-1, self._width)
 
     def snapshot(self) -> dict[str, Any]:
-        """All states as plain arrays, for a checkpoint."""
+        """All states, for a checkpoint: who has one, and their rows, copied only when they are asked for."""
         if self._growing is not None:
             return {"growing": dict(self._growing)}
         clients = sorted(self._slot, key=lambda c: self._slot[c])
-        rows = np.stack([self._read(s) for s in range(len(clients))]) if clients else np.zeros((0, self._width))
-        return {"clients": clients, "rows": torch.from_numpy(rows.astype(np.float32))}
+        return {"clients": clients, "rows": Rows((len(clients), self._width), self._block)}
+
+    def _block(self, start: int, stop: int) -> np.ndarray:
+        return np.stack([self._read(slot) for slot in range(start, stop)])
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Take over a snapshot."""
         if self._growing is not None:
             self._growing = dict(snapshot["growing"])
             return
-        self._slot, self._memory = {}, []
-        for slot, client in enumerate(snapshot["clients"]):
-            self._slot[int(client)] = slot
-            self._write(slot, snapshot["rows"][slot].numpy().copy())
+        self._memory = []
+        self._slot = {int(client): slot for slot, client in enumerate(snapshot["clients"])}
+        slots = iter(range(len(self._slot)))
+        for block in snapshot["rows"].blocks():
+            for row in block:
+                self._write(next(slots), row.copy())

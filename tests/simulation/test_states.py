@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
+from fedopt.simulation import checkpoint
 from fedopt.simulation.states import StateStore
 
 
@@ -34,3 +39,28 @@ def test_what_get_returns_is_a_copy() -> None:
     store.put(0, {"a": torch.tensor([1.0])})
     store.get(0)["a"].add_(5)
     assert store.get(0)["a"].tolist() == [1.0]
+
+
+def test_a_checkpoint_writes_and_reads_states_a_block_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, store = range(2500), StateStore({"a": 3}, memory_bytes=100 * 12)
+    for client in clients:
+        store.put(client, {"a": torch.tensor([client * 1.0, 2.0, 3.0])})
+    asked: list[int] = []
+    block = StateStore._block
+
+    def counting(self: StateStore, start: int, stop: int) -> np.ndarray:
+        asked.append(stop - start)
+        return block(self, start, stop)
+
+    monkeypatch.setattr(StateStore, "_block", counting)
+    checkpoint.save(tmp_path / "c", {"states": store.snapshot(), "other": torch.ones(2, dtype=torch.float64)})
+    assert asked == [1024, 1024, 452]
+    with safe_open(tmp_path / "c", framework="np") as file:  # an ordinary safetensors file
+        assert sorted(file.get_slice(name).get_shape() for name in file.keys()) == [[2], [2500, 3]]  # noqa: SIM118
+    back = StateStore({"a": 3}, memory_bytes=100 * 12)
+    loaded = checkpoint.load(tmp_path / "c")
+    back.restore(loaded["states"])
+    assert loaded["other"].tolist() == [1.0, 1.0] and back.spilled == 2400
+    assert [back.get(client)["a"].tolist() for client in clients] == [[float(c), 2.0, 3.0] for c in clients]
