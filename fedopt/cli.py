@@ -4,187 +4,40 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from fedopt.commands.common import Setting, fail, overrides
+from fedopt.commands.scenarios import init, list_components, schema, validate
+from fedopt.commands.simulating import simulate
 from fedopt.flower.commands import app as deploy_commands
 
 app = typer.Typer(
-    help="Simulate, compare and deploy private and federated optimisation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-FAMILIES = {
-    "aggregators": "fedopt.aggregators",
-    "clients": "fedopt.clients",
-    "data": "fedopt.data",
-    "partitions": "fedopt.data.partitions",
-    "models": "fedopt.models",
-    "sampling": "fedopt.sampling",
-    "compute": "fedopt.devices.compute",
-    "network": "fedopt.devices.network",
-    "availability": "fedopt.devices.availability",
-    "work": "fedopt.devices.work",
-    "staleness": "fedopt.aggregators.staleness",
-    "mechanisms": "fedopt.privacy.mechanisms",
-}
-
-Setting = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value, before validation; repeatable.")]
-Seed = Annotated[int | None, typer.Option(help="Replaces the scenario's seed.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for runs; default: reports.")]
+for command in (simulate, validate, schema, init):
+    app.command()(command)
+app.command("list")(list_components)
 
 
-def _fail(messages: list[str]) -> NoReturn:
-    """Bad input: every problem on its own line, exit code 2."""
-    for message in messages:
-        typer.echo(message, err=True)
-    raise typer.Exit(2)
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedopt {version('fedopt')}")
+        raise typer.Exit
 
 
-def _overrides(settings: list[str] | None, seed: int | None, device: str | None) -> dict[str, object]:
-    from fedopt.scenario import parse_override
-
-    found: dict[str, object] = dict(parse_override(text) for text in settings or [])
-    if seed is not None:
-        found["seed"] = seed
-    if device is not None:
-        found["engine.device"] = device
-    return found
-
-
-@app.command()
-def simulate(
-    scenario: Annotated[Path | None, typer.Argument(help="Scenario file, or a run directory with --resume.")] = None,
-    settings: Setting = None,
-    seed: Seed = None,
-    device: Device = None,
-    out: Out = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the newest unfinished run of this scenario.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No live view.")] = False,
-    flower_app: Annotated[
-        Path | None, typer.Option(help="Run this unmodified Flower app; the scenario gives devices, clients and seed.")
-    ] = None,
-    nodes: Annotated[int, typer.Option(help="Virtual nodes of a Flower app without a scenario.")] = 10,
+@app.callback()
+def top(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
-    """Run one scenario on the virtual clock."""
-    if flower_app is not None:
-        from fedopt.flower.commands import simulate_app
-
-        simulate_app(flower_app, scenario, _overrides(settings, seed, device), nodes, seed)
-        return
-    if scenario is None:
-        _fail(["simulate: give a scenario file, or --flower-app DIRECTORY."])
-    from fedopt import api
-    from fedopt.runlog import RunLogError
-    from fedopt.scenario import ScenarioError
-
-    try:
-        if scenario.is_dir():
-            run = api.resume_run(scenario, quiet=quiet)
-        else:
-            run = api.simulate(scenario, out, _overrides(settings, seed, device), quiet=quiet, resume=resume)
-    except ScenarioError as error:
-        _fail(error.problems)
-    except (FileNotFoundError, ValueError) as error:
-        _fail([f"{scenario}: {error}"])
-    except RunLogError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-    if api.is_first_process():  # torchrun starts several
-        _conclude(run)
-
-
-def _conclude(run: object) -> None:
-    """Final numbers and where the report lies."""
-    from fedopt.api import Run
-
-    assert isinstance(run, Run)
-    summary = run.summary
-    name, value = summary.get("metric_name"), summary.get("final_metric")
-    typer.echo(f"{summary['status']}: {summary['reason']}")
-    if value is not None:
-        typer.echo(f"final {name}: {value:.4f}")
-    if summary.get("epsilon") is not None:
-        typer.echo(_epsilon_line(run.directory, summary))
-    if run.audit is not None:
-        typer.echo(f"audit: {run.audit['headline']}")
-    typer.echo(f"run directory: {run.directory}")
-    typer.echo(f"report: {run.report}")
-    if run.audit is not None and run.audit["alarm"]:
-        typer.echo("ALARM: the audit contradicts the claim or a check failed; see audit.json", err=True)
-        raise typer.Exit(3)
-    if summary["status"] in ("diverged", "failed"):
-        raise typer.Exit(1)
-
-
-def _epsilon_line(directory: Path, summary: dict[str, object]) -> str:
-    ledger = json.loads((directory / "privacy.json").read_text())
-    where = ", ".join(f"{k} {ledger[k]}" for k in ("unit", "relation", "trust") if k in ledger)
-    return f"epsilon: {summary['epsilon']:.4f} at delta {summary['delta']:g} ({where})"
-
-
-@app.command()
-def validate(
-    scenario: Annotated[Path, typer.Argument(help="Scenario file.")],
-    settings: Setting = None,
-    seed: Seed = None,
-    device: Device = None,
-) -> None:
-    """Check a scenario without running it; print the resolved scenario."""
-    from fedopt.scenario import ScenarioError, load
-    from fedopt.yaml_writer import to_yaml
-
-    try:
-        loaded = load(scenario, _overrides(settings, seed, device))
-    except ScenarioError as error:
-        _fail(error.problems)
-    typer.echo(to_yaml(loaded.resolved()), nl=False)
-
-
-@app.command("list")
-def list_components(
-    family: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(FAMILIES) + ".")] = None,
-) -> None:
-    """Show what exists, one line each, the name first."""
-    from fedopt.components import components, summary
-
-    if family is not None and family not in FAMILIES:
-        _fail([f"list: unknown family {family!r}; known: {', '.join(FAMILIES)}."])
-    for name in [family] if family else FAMILIES:
-        if family is None:
-            typer.echo(f"{name}:")
-        for kind, found in components(FAMILIES[name]).items():
-            typer.echo(f"{'' if family else '  '}{kind:<28} {summary(found)}")
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of a scenario, for completion in editors."""
-    from fedopt.scenario import Scenario
-
-    typer.echo(json.dumps(Scenario.model_json_schema(), indent=2))
-
-
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("scenario.yaml"),
-    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
-) -> None:
-    """Write a commented scenario to start from."""
-    from fedopt.template import commented_scenario
-
-    if path.exists() and not force:
-        _fail([f"{path}: exists already; choose another name or use --force."])
-    try:
-        path.write_text(commented_scenario(), encoding="utf-8")
-    except OSError as error:
-        _fail([f"{path}: cannot be written: {error.strerror}."])
-    typer.echo(f"wrote {path}; run it with: fedopt simulate {path}")
+    """Simulate, compare and deploy private and federated optimisation."""
 
 
 @app.command()
@@ -194,11 +47,11 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
     from fedopt.runlog import RunLogError
 
     if not (directory / "scenario.yaml").exists():
-        _fail([f"{directory}: is not a run directory: it has no scenario.yaml."])
+        fail([f"{directory}: is not a run directory: it has no scenario.yaml."])
     try:
         typer.echo(f"report: {write_report(directory)}")
     except (RunLogError, ValueError) as error:
-        _fail([f"{directory}: {error}"])
+        fail([f"{directory}: {error}"])
 
 
 @app.command()
@@ -221,12 +74,12 @@ def compare(
 
     files = [path for path in sources if not path.is_dir()]
     if files and len(sources) > 1:
-        _fail([f"compare: give one comparison file or run directories, not both: {files[0]} is no directory."])
+        fail([f"compare: give one comparison file or run directories, not both: {files[0]} is no directory."])
     try:
         source = sources[0] if files else sources
         made = run_comparison(source, out, processes, quiet, baseline, relation, delta, batch_runs)
     except ScenarioError as error:
-        _fail(error.problems)
+        fail(error.problems)
     except (RunLogError, RuntimeError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
@@ -251,9 +104,9 @@ def verify(
     try:
         verdict = check(directory, last)
     except ScenarioError as error:
-        _fail(error.problems)
+        fail(error.problems)
     except (RunLogError, ValueError, FileNotFoundError) as error:
-        _fail([f"{directory}: {error}"])
+        fail([f"{directory}: {error}"])
     if verdict.repeats:
         typer.echo(f"{verdict.compared} repeat bit for bit: rounds, updates, clients, summary, model, privacy.json")
         return
@@ -277,7 +130,7 @@ def export(
     try:
         written = export_tensorboard(directory, tensorboard)
     except (RunLogError, RuntimeError) as error:
-        _fail([str(error)])
+        fail([str(error)])
     typer.echo(f"wrote {written} scalars; look with: tensorboard --logdir {tensorboard}")
 
 
@@ -308,13 +161,13 @@ def budget(
 
     try:
         if scenario is not None:
-            changes = _overrides(settings, None, None)
+            changes = overrides(settings, None, None)
             if population is not None:
                 changes["privacy.hypothetical_population"] = population
             result = budget_of(load(scenario, changes), dimension=dimension)
         elif shuffle:
             if local_epsilon is None or clients is None:
-                _fail(["budget: --shuffle needs --local-epsilon and --clients."])
+                fail(["budget: --shuffle needs --local-epsilon and --clients."])
             result = label_population(budget_shuffle(local_epsilon, clients, steps, delta), population)
         elif noise_multiplier is not None:
             result = budget_from_numbers(
@@ -326,13 +179,13 @@ def budget(
                 hypothetical_population=population,
             )
         else:
-            _fail(["budget: give a scenario, or --noise-multiplier, or --shuffle."])
+            fail(["budget: give a scenario, or --noise-multiplier, or --shuffle."])
         if plot is not None:
             draw(result, plot)
     except ScenarioError as error:
-        _fail(error.problems)
+        fail(error.problems)
     except ValueError as error:
-        _fail([f"budget: {error}"])
+        fail([f"budget: {error}"])
     typer.echo(json.dumps(result, indent=2) if as_json else as_text(result))
 
 
@@ -366,18 +219,18 @@ def audit(
     }
     directory = target if target.is_dir() else None
     try:
-        loaded = load(target / "scenario.yaml" if directory else target, _overrides(settings, None, None))
+        loaded = load(target / "scenario.yaml" if directory else target, overrides(settings, None, None))
         base = loaded.audit.model_dump() if loaded.audit else {}
         wanted = Audit(**{**base, **{key: value for key, value in given.items() if value is not None}})
         from fedopt.auditing.audit import ALARM_EXIT_CODE, audit_into, audit_scenario
 
         result = audit_into(directory, loaded, wanted, seed) if directory else audit_scenario(loaded, wanted, seed=seed)
     except ScenarioError as error:
-        _fail(error.problems)
+        fail(error.problems)
     except ValidationError as error:
-        _fail([f"audit: {item['loc'][0]}: {item['msg']}, got {item['input']!r}." for item in error.errors()])
+        fail([f"audit: {item['loc'][0]}: {item['msg']}, got {item['input']!r}." for item in error.errors()])
     except (FileNotFoundError, ValueError) as error:
-        _fail([f"{target}: {error}"])
+        fail([f"{target}: {error}"])
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.text())
     if result.alarm:
         raise typer.Exit(ALARM_EXIT_CODE)

@@ -20,6 +20,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from fedopt.problems import Problem, problems_in
+
 _EXPANDING: ContextVar[frozenset[str]] = ContextVar("families being written into a JSON schema", default=frozenset())
 
 
@@ -46,26 +48,6 @@ class Settings(Section):
         if cls.__module__.startswith("fedopt."):
             return cls.__module__.rsplit(".", 1)[1]
         return f"{cls.__module__}:{cls.__name__}"
-
-
-class Problem(BaseModel):
-    """One configuration problem: a path into the scenario, and what is wrong and what to do."""
-
-    model_config = ConfigDict(frozen=True)
-    path: tuple[str | int, ...]
-    message: str
-
-
-class ConfigurationError(ValueError):
-    """All configuration problems of a scenario together.
-
-    Attributes:
-        problems: every problem found, each with its path into the scenario.
-    """
-
-    def __init__(self, problems: list[Problem]):
-        self.problems = problems
-        super().__init__("\n".join(f"{'.'.join(map(str, p.path))}: {p.message}" for p in problems))
 
 
 @dataclass(frozen=True)
@@ -259,50 +241,9 @@ def parse(
     try:
         result = settings.model_validate(values)
     except ValidationError as error:
-        problems.extend(_problems(settings, error, path, broken_fields))
+        problems.extend(problems_in(settings, error, path, broken_fields))
         return None
     return result if len(problems) == before else None
-
-
-def _problems(
-    settings: type[BaseModel], error: ValidationError, path: tuple[str | int, ...], broken: set[str | int]
-) -> list[Problem]:
-    found = []
-    for item in error.errors(include_url=False):
-        location = tuple(item["loc"])
-        if location and location[0] in broken:
-            continue  # already reported inside
-        found.append(Problem(path=(*path, *location), message=_message(settings, item, location)))
-    return found
-
-
-def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ...]) -> str:
-    given, context = item.get("input"), item.get("ctx", {})
-    title = settings.__name__
-    match item["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(str(location[-1]), list(settings.model_fields), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(settings.model_fields)}"
-            return f"unknown option of {title}; {hint}"
-        case "missing":
-            return "is required"
-        case "greater_than":
-            return f"must be > {context['gt']:g}, got {given!r}"
-        case "greater_than_equal":
-            return f"must be >= {context['ge']:g}, got {given!r}"
-        case "less_than":
-            return f"must be < {context['lt']:g}, got {given!r}"
-        case "less_than_equal":
-            return f"must be <= {context['le']:g}, got {given!r}"
-        case "literal_error":
-            near = difflib.get_close_matches(str(given), context["expected"].replace("'", "").split(), n=1)
-            hint = f"; did you mean {near[0].strip(',')}?" if near else ""
-            return f"must be one of {context['expected']}, got {given!r}{hint}"
-        case "value_error":
-            return str(context.get("error", item["msg"]))
-        case _:
-            text = item["msg"].replace("Input should be", "must be").replace("valid integer", "whole number")
-            return f"{text[0].lower()}{text[1:]}, got {given!r}"
 
 
 def dump(settings: Any) -> Any:

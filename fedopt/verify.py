@@ -264,7 +264,7 @@ def _code(directory: Path) -> str | None:
 
 def _resolved(directory: Path, key: str) -> Any:
     """What a run recorded about how it was computed; empty where it did not."""
-    from fedopt.scenario import read_yaml
+    from fedopt.scenario_file import read_yaml
 
     values, _ = read_yaml(directory / "scenario.yaml")
     return (values.get("resolved") or {}).get(key) or {}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedopt.cli import FAMILIES, app
+from fedopt.cli import app
+from fedopt.commands.scenarios import FAMILIES
 from fedopt.components import components
 from fedopt.yaml_writer import to_yaml
 from scenarios import mapping
@@ -92,3 +93,9 @@ def test_init_writes_a_scenario_that_runs_and_never_overwrites(tmp_path: Path) -
 def test_report_of_a_folder_without_a_run_exits_with_2(tmp_path: Path) -> None:
     code, _, errors = call("report", str(tmp_path))
     assert code == 2 and "is not a run directory" in errors
+
+
+def test_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert call("--version") == (0, f"fedopt {version('fedopt')}\n", "")

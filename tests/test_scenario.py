@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedopt.components import ConfigurationError
-from fedopt.scenario import ScenarioError, from_mapping, load, parse_override
+from fedopt.problems import ConfigurationError
+from fedopt.scenario import ScenarioError, from_mapping, load
+from fedopt.scenario_file import parse_override
 from fedopt.template import commented_scenario
 from fedopt.yaml_writer import to_yaml
 from scenarios import SMALL, mapping, small

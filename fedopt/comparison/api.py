@@ -137,7 +137,8 @@ def compare(
 
 def _changed(described: Described, changes: dict[str, Any]) -> Described:
     from fedopt.comparison.description import Description
-    from fedopt.components import Problem, parse
+    from fedopt.components import parse
+    from fedopt.problems import Problem
     from fedopt.scenario import ScenarioError
 
     if not changes:

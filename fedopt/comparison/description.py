@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedopt.components import Problem, Section, parse
-from fedopt.scenario import ScenarioError, Where, read_yaml
+from fedopt.components import Section, parse
+from fedopt.problems import Problem
+from fedopt.scenario_file import ScenarioError, Where, read_yaml
 
 
 class Tune(Section):

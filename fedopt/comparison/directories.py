@@ -10,7 +10,7 @@ from typing import Any
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.results import Entry
 from fedopt.runlog import RunLogError, read_summary, run_state
-from fedopt.scenario import read_yaml
+from fedopt.scenario_file import read_yaml
 
 _IGNORED = ("name", "seed", "engine", "resolved", "schema_version")
 

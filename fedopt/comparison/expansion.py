@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedopt.comparison.description import Base, Described
-from fedopt.components import ConfigurationError, Problem
+from fedopt.problems import ConfigurationError, Problem
 from fedopt.scenario import Scenario, ScenarioError, from_mapping
 
 # Packages and files that cannot change the numbers of a run: changing them keeps finished runs usable.

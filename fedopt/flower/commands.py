@@ -55,13 +55,14 @@ def _told_plainly(scenario: Path) -> Iterator[None]:
 
 
 def _load(scenario: Path, settings: list[str] | None) -> Any:
-    from fedopt.scenario import load, parse_override
+    from fedopt.scenario import load
+    from fedopt.scenario_file import parse_override
 
     return load(scenario, dict(parse_override(text) for text in settings or []))
 
 
 def _config(entries: list[str] | None) -> dict[str, Any]:
-    from fedopt.scenario import parse_override
+    from fedopt.scenario_file import parse_override
 
     return dict(parse_override(text) for text in entries or [])
 
@@ -106,9 +107,9 @@ def run(
         signal.signal(signal.SIGTERM, _interrupt)
         assert nodes is not None
         done = deploy_local(loaded, nodes, out, quiet, resume, _config(config))
-    from fedopt.cli import _conclude
+    from fedopt.commands.simulating import conclude
 
-    _conclude(done)
+    conclude(done)
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

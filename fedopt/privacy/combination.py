@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fedopt.components import Problem
 from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
 from fedopt.privacy.public_schedule import private_durations
 from fedopt.privacy.releases import AccountingError
+from fedopt.problems import Problem
 from fedopt.types import Public
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,10 @@ from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.scenario import Scenario
 from fedopt.server import Limits, Server
 from fedopt.simulation.computation import Computation
+from fedopt.simulation.expected_times import LISTED_CLIENTS, equal_work_seconds, expected_ceil, expected_seconds
 from fedopt.simulation.fleet import DeviceClock
 from fedopt.simulation.states import StateStore
-from fedopt.types import Count, Message, ParamSpec, Public, Ticks
-
-# Expected durations are listed for methods that weight by speed; beyond this many clients that list is not built.
-LISTED_CLIENTS = 200_000
-# Expected ticks of random durations: strata per client, and the effort they may cost in all.
-MOST_STRATA, FEWEST_STRATA, STRATA_IN_ALL = 2_000, 200, 400_000
-# Expected durations are asked for once per distinct batch size; with more than this they count as unknown.
-MOST_BATCH_SIZES = 200
+from fedopt.types import Count, Message, ParamSpec, Public
 
 
 @dataclass(frozen=True)
@@ -163,94 +155,15 @@ def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Publ
         expected_cohort=scenario.sampling.expected_cohort(clients),
         is_private=is_private,
         num_examples=data.clients.sizes() if declared or not is_private else None,
-        seconds_per_task=_expected_seconds(scenario, data, clock),
+        seconds_per_task=expected_seconds(scenario, data, clock),
         horizon=scenario.run.server_steps,
         seed=scenario.seed,
-        expected_ceil=_expected_ceil(scenario, data, clock),
-        seconds_for_equal_work=_equal_work_seconds(scenario, data, clock),
+        expected_ceil=expected_ceil(scenario, data, clock),
+        seconds_for_equal_work=equal_work_seconds(scenario, data, clock),
         concurrency=scenario.sampling.slots(clients),
     )
     close = scenario.aggregator.plan(None, public).close
     return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
-
-
-def _planned(scenario: Scenario, data: FederatedData) -> tuple[list[int], list[int]]:
-    """(local steps, batch size) of every client's tasks."""
-    message, sizes = Message({}, {"version": 0}), data.clients.sizes().tolist()
-    return [scenario.client.planned_steps(n, message) for n in sizes], [scenario.client.batch_size_of(n) for n in sizes]
-
-
-def _times_are_known(scenario: Scenario, data: FederatedData) -> bool:
-    """Whether a task's time is its compute time, of the planned work, and the population small enough to list."""
-    devices = scenario.devices
-    return (
-        data.clients.num_clients <= LISTED_CLIENTS
-        and devices.network.kind() == "none"
-        and devices.work.kind() == "full"
-    )
-
-
-def _every_task_replies(scenario: Scenario) -> bool:
-    """Whether how often a client replies follows from its task times alone."""
-    devices = scenario.devices
-    return devices.dropout == 0 and not devices.interrupt and devices.availability.kind() == "always"
-
-
-def _mean_seconds(clock: DeviceClock, steps: list[int], batches: list[int]) -> list[Any] | None:
-    """E[T_i] of every client, asked once per distinct batch size; None if unknown or of too many batch sizes."""
-    distinct = sorted(set(batches))
-    if len(distinct) > MOST_BATCH_SIZES:
-        return None
-    found: list[Any] = [None] * len(batches)
-    for size in distinct:
-        times = clock.compute.expected(steps, size)
-        if times is None:
-            return None
-        for client, batch in enumerate(batches):
-            if batch == size:
-                found[client] = times[client]
-    return found
-
-
-def _expected_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
-    """E[T_i] of every client, where the devices say how often each will reply."""
-    if not _times_are_known(scenario, data) or not _every_task_replies(scenario):
-        return None
-    return _mean_seconds(clock, *_planned(scenario, data))
-
-
-def _equal_work_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
-    """E[T_i] of every client for one and the same work, for methods that choose the work by the speed."""
-    if not _times_are_known(scenario, data):
-        return None
-    steps, batches = _planned(scenario, data)
-    return _mean_seconds(clock, [max(steps, default=1)] * len(steps), [max(batches, default=1)] * len(batches))
-
-
-def _expected_ceil(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
-    """dt -> E[ceil(T_i / dt)] of every client, over equally likely strata of its random times; None if unknown."""
-    clients = data.clients.num_clients
-    quantiles = getattr(clock.compute, "quantiles", None)
-    if quantiles is None or not _times_are_known(scenario, data) or not _every_task_replies(scenario):
-        return None
-    count = min(MOST_STRATA, STRATA_IN_ALL // max(1, clients))
-    if count < FEWEST_STRATA:
-        return None
-    steps, batches = _planned(scenario, data)
-
-    @lru_cache(maxsize=1)
-    def durations() -> list[list[Ticks]] | None:
-        found = [quantiles(client, steps[client], batches[client], count) for client in range(clients)]
-        return None if any(times is None for times in found) else [[clock.ticks(t) for t in times] for times in found]
-
-    if durations() is None:
-        return None
-
-    def expected_ceil(period: Fraction) -> list[float]:
-        tick = clock.ticks(period)
-        return [sum(max(1, -(-t // tick)) for t in times) / count for times in durations() or ()]
-
-    return expected_ceil
 
 
 def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:

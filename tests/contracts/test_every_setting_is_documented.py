@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedopt.cli import FAMILIES
+from fedopt.commands.scenarios import FAMILIES
 from fedopt.components import components, summary
 from fedopt.scenario import Devices, EngineSettings, Privacy, Run, Scenario
 

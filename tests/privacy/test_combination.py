@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedopt.components import ConfigurationError
+from fedopt.problems import ConfigurationError
 from fedopt.scenario import from_mapping
 from scenarios import mapping
 

@@ -1,0 +1,81 @@
+"""Around scenario files: write one, check one, what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedopt.commands.common import Device, Seed, Setting, fail, overrides
+
+FAMILIES = {
+    "aggregators": "fedopt.aggregators",
+    "clients": "fedopt.clients",
+    "data": "fedopt.data",
+    "partitions": "fedopt.data.partitions",
+    "models": "fedopt.models",
+    "sampling": "fedopt.sampling",
+    "compute": "fedopt.devices.compute",
+    "network": "fedopt.devices.network",
+    "availability": "fedopt.devices.availability",
+    "work": "fedopt.devices.work",
+    "staleness": "fedopt.aggregators.staleness",
+    "mechanisms": "fedopt.privacy.mechanisms",
+}
+
+
+def validate(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file.")],
+    settings: Setting = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Check a scenario without running it; print the resolved scenario."""
+    from fedopt.scenario import ScenarioError, load
+    from fedopt.yaml_writer import to_yaml
+
+    try:
+        loaded = load(scenario, overrides(settings, seed, device))
+    except ScenarioError as error:
+        fail(error.problems)
+    typer.echo(to_yaml(loaded.resolved()), nl=False)
+
+
+def list_components(
+    family: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(FAMILIES) + ".")] = None,
+) -> None:
+    """Show what exists, one line each, the name first."""
+    from fedopt.components import components, summary
+
+    if family is not None and family not in FAMILIES:
+        fail([f"list: unknown family {family!r}; known: {', '.join(FAMILIES)}."])
+    for name in [family] if family else FAMILIES:
+        if family is None:
+            typer.echo(f"{name}:")
+        for kind, found in components(FAMILIES[name]).items():
+            typer.echo(f"{'' if family else '  '}{kind:<28} {summary(found)}")
+
+
+def schema() -> None:
+    """Print the JSON Schema of a scenario, for completion in editors."""
+    from fedopt.scenario import Scenario
+
+    typer.echo(json.dumps(Scenario.model_json_schema(), indent=2))
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("scenario.yaml"),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented scenario to start from."""
+    from fedopt.template import commented_scenario
+
+    if path.exists() and not force:
+        fail([f"{path}: exists already; choose another name or use --force."])
+    try:
+        path.write_text(commented_scenario(), encoding="utf-8")
+    except OSError as error:
+        fail([f"{path}: cannot be written: {error.strerror}."])
+    typer.echo(f"wrote {path}; run it with: fedopt simulate {path}")
