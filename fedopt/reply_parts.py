@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from fedopt.clients.base import ClientWork
-from fedopt.components import Problem, components
+from fedopt.components import components
+from fedopt.problems import Problem
 
 if TYPE_CHECKING:
     from fedopt.scenario import Scenario

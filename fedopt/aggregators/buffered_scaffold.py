@@ -44,6 +44,10 @@ class BufferedScaffold(Stream):
     buffer_size: int = Field(10, ge=1, description="uploads K per server step, >= 1")
     server_lr: float = Field(1.0, gt=0, description="server learning rate, > 0")
 
+    def reply_parts(self) -> tuple[str, ...]:
+        """Change of model and of control variate."""
+        return ("update", "control")
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start from the given parameters, control 0."""
         return State(params, params.new_zeros(params.shape))

@@ -58,7 +58,7 @@ def test_it_removes_client_drift_where_buffered_averaging_does_not(tmp_path: Pat
             "name": aggregator,
             "data": {"kind": "quadratics", "clients": 4, "centers": centers, "curvatures": curvatures},
             "model": {"kind": "point"},
-            "client": {"kind": client, "lr": 0.05, "batch_size": "full", "epochs": 10},
+            "client": {"kind": client, "lr": 0.05, "steps": 10},
             "devices": {"compute": {"kind": "ladder", "slowdown_percent": 0}},
             "sampling": {"kind": "uniform", "concurrency": 3},
             "aggregator": {"kind": aggregator, "buffer_size": 2, "server_lr": 0.2},

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import fedopt
-from fedopt.components import ConfigurationError, components
+from fedopt.components import components
+from fedopt.problems import ConfigurationError
 from fedopt.scenario import Scenario, from_mapping
 from scenarios import mapping
 
