@@ -80,31 +80,31 @@ def full_gradient(engine, point):
     return grad(loss)(point)
 
 
-def run(engine, rounds, every, work=None, mechanism=None, lost=(), seed=0):
+def run(engine, rounds, every, work=None, mechanism=None, lost=(), seed=0, public=PUBLIC, lr=0.1):
     """Iterates and estimates of a run, clients computed by the real local work."""
     work = work or GradientDifference(examples_at_once=3)
     mechanism = mechanism or Diff2(
         clipping_norm=math.inf, difference_clipping_norm=math.inf, noise_multiplier=0.0, difference_noise_multiplier=0.0
     )
-    method = Method(restart_every=every, server_lr=0.1)
-    state = method.init(torch.linspace(-1, 1, 21), PUBLIC)
+    method = Method(restart_every=every, server_lr=lr)
+    state = method.init(torch.linspace(-1, 1, engine.task.spec.size), public)
     states = []
     for step in range(1, rounds + 1):
-        clients = tuple(c for c in range(3) if (step, c) not in lost)
+        clients = tuple(c for c in range(public.num_clients) if (step, c) not in lost)
         message = method.payload(state, 0, None)
         cohort = Cohort(clients, (step,) * len(clients), (message,) * len(clients), (1,) * len(clients), 0)
         reply = work.work(cohort, engine)
-        context = ClientContext(clients, cohort.tasks, step, SeededNoise(seed), PUBLIC, (1.0,) * len(clients))
+        context = ClientContext(clients, cohort.tasks, step, SeededNoise(seed), public, (1.0,) * len(clients))
         parts = mechanism.on_client(reply.parts, context, None).parts
         batch = SimpleNamespace(
             metas=clients,
             weights=(1.0,) * len(clients),
             part=lambda name, parts=parts: parts[name],
-            bound=lambda name: mechanism.bound(name, None, PUBLIC),
+            bound=lambda name: mechanism.bound(name, None, public),
         )
-        reduced = method.reduce(state, batch, PUBLIC)
-        release = mechanism.release(reduced, len(clients), step, None, SeededNoise(seed), PUBLIC)
-        state = method.step(state, release.values, PUBLIC).state
+        reduced = method.reduce(state, batch, public)
+        release = mechanism.release(reduced, len(clients), step, None, SeededNoise(seed), public)
+        state = method.step(state, release.values, public).state
         states.append(state)
     return states
 
@@ -168,7 +168,71 @@ def test_where_the_noise_is_added(noise, std):
     parts = mechanism.on_client({GRADIENT: DenseUpdates(torch.zeros(3, 20_000))}, context, None).parts
     mean = parts[GRADIENT].weighted_sum(torch.ones(3, dtype=torch.float64)) / 3
     reduced = {GRADIENT: (mean, Bound(3.0 / 12)), "replies": (torch.tensor([3.0]), Bound(0.0, 0.0, 0.0))}
-    released = mechanism.release(reduced, 3, 1, None, SeededNoise(), public).values
-    # Local noise averages to sqrt(P) times the central one.
-    assert_only_this_scale(released[GRADIENT], std)
-    assert float(released["replies"]) == 3.0
+    release = mechanism.release(reduced, 3, 1, None, SeededNoise(), public)
+    # Local noise averages to sqrt(P) times the central one; what is logged is the noise of one reply, 2 * 3 / 4.
+    assert_only_this_scale(release.values[GRADIENT], std)
+    assert float(release.values["replies"]) == 3.0
+    assert release.facts["noise_std"] == pytest.approx(1.5 if noise == "local" else 0.5)
+    two = mechanism.release(reduced, 2, 1, None, SeededNoise(), public).facts
+    if noise == "distributed":  # a share is missing
+        assert two["noise_std"] == pytest.approx(0.5 * (2 / 3) ** 0.5)
+
+
+def noisy(multiplier=2.0):
+    return Diff2(clipping_norm=2.0, difference_clipping_norm=3.0, noise_multiplier=multiplier)
+
+
+def test_shards_of_one_size_are_one_client(engine):
+    """Three clients with four records each are one client with twelve: same estimates with the same central noise."""
+    whole = SimpleNamespace(
+        device=engine.device,
+        data=SimpleNamespace(clients=ClientIndex.from_lists([np.arange(12)])),
+        task=engine.task,
+    )
+    alone = Public(1, 1.0, is_private=True, num_examples=np.array([12]), dimension=21)
+    split = run(engine, 4, 2, mechanism=noisy(), work=clipped(noisy()))
+    joint = run(whole, 4, 2, mechanism=noisy(), work=clipped(noisy()), public=alone)
+    for one, other in zip(split, joint, strict=True):
+        assert torch.allclose(one.estimate, other.estimate, atol=1e-5)
+        assert float(one.estimate.norm()) > 0.1
+
+
+def clipped(mechanism):
+    return GradientDifference(examples_at_once=3).protected(mechanism.example_clipping())
+
+
+def test_differences_of_a_smooth_loss_are_never_clipped_at_its_smoothness(engine):
+    """Squared error of a linear model: every example is 2 (|x|^2 + 1)-smooth."""
+    torch.manual_seed(0)
+    width = engine.task.inputs.shape[1]
+    module = torch.nn.Linear(width, engine.task.targets.shape[1])
+    loss = engine.task.loss
+    task = SimpleNamespace(
+        module=module, spec=spec_of(module), inputs=engine.task.inputs, targets=engine.task.targets, loss=loss
+    )
+    linear = SimpleNamespace(device=engine.device, data=engine.data, task=task)
+    public = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=task.spec.size)
+    smoothness = 2 * float((engine.task.inputs.square().sum(1) + 1).max()) / engine.task.targets.shape[1]
+
+    def estimates(norm):
+        kept = Diff2(
+            clipping_norm=math.inf,
+            difference_clipping_norm=norm,
+            noise_multiplier=0.0,
+            difference_noise_multiplier=0.0,
+        )
+        return [s.estimate for s in run(linear, 4, 100, mechanism=kept, work=clipped(kept), public=public, lr=0.05)]
+
+    for free, bounded in zip(estimates(math.inf), estimates(smoothness), strict=True):
+        assert torch.equal(free, bounded)
+    assert not torch.allclose(estimates(math.inf)[2], estimates(smoothness / 50)[2], atol=1e-3)
+
+
+def test_noise_of_differences_vanishes_with_the_step(engine):
+    """Difference rounds add noise in proportion to the distance: hardly any at a tiny step, much at a large one."""
+    tiny = [s.estimate for s in run(engine, 5, 100, mechanism=noisy(), work=clipped(noisy()), lr=1e-6)]
+    assert float((tiny[-1] - tiny[0]).abs().max()) < 1e-4
+    exact = full_gradient(engine, torch.linspace(-1, 1, 21))
+    assert float((tiny[0] - exact).norm()) > 0.1  # the restart's own noise stays
+    large = [s.estimate for s in run(engine, 5, 100, mechanism=noisy(), work=clipped(noisy()), lr=0.3)]
+    assert float((large[-1] - large[0]).abs().max()) > 0.1
