@@ -74,6 +74,10 @@ class Method(Settings):
         """Names of the parts that this method takes from replies; the client's work must send them."""
         return ("update",)
 
+    def weighs_alike(self) -> bool:
+        """Whether every reply counts with weight 1 where importance and staleness weights are constant."""
+        return True
+
     def evaluated(self, state: Any) -> torch.Tensor:
         """Parameters to evaluate and to save ``[d]``; the current model unless the method says otherwise."""
         return state.params

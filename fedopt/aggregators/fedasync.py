@@ -60,6 +60,10 @@ class FedAsync(Stream):
             raise ValueError(f"alpha times the largest staleness weight must be <= 1, got {largest:g}; lower alpha")
         return self
 
+    def weighs_alike(self) -> bool:
+        """Only at full mixing."""
+        return self.alpha == 1.0
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start from the given parameters."""
         return State(params, 0, self._kept({}, 0, params))

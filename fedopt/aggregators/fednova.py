@@ -69,6 +69,10 @@ class FedNova(Method):
             return ("fednova measures tau_effective from the cohort; set it to a public constant under privacy",)
         return ()
 
+    def weighs_alike(self) -> bool:
+        """Never: a reply is divided by its steps."""
+        return False
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start from the given parameters, at rest."""
         refuse_problems(self, public)

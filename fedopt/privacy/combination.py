@@ -211,6 +211,12 @@ def _method_has_a_bound(scenario: Scenario) -> Found:
                 ("aggregator", "weights"),
                 f"mechanism {privacy.mechanism.kind()} needs every reply to count alike; use uniform weights",
             )
+        elif not scenario.aggregator.weighs_alike():
+            yield (
+                ("aggregator",),
+                f"{scenario.aggregator.kind()} weights replies, but mechanism {privacy.mechanism.kind()} needs them to "
+                "count alike; use fedavg or fedbuff, or mechanism: {kind: gaussian}",
+            )
 
 
 def _examples_are_protected(scenario: Scenario) -> Found:
