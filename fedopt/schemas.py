@@ -69,8 +69,13 @@ ROUND_COLUMNS = (
     Column(
         "clipping_norm", _NUMBER, "Bound on one unit's contribution before its weight, in the norm of the mechanism."
     ),
-    Column("noise_multiplier", _NUMBER, "Standard deviation of the noise over the sensitivity."),
-    Column("noise_std", _NUMBER, "Standard deviation of the noise in each coordinate of the released value."),
+    Column("noise_multiplier", _NUMBER, "Standard deviation of the noise over the clipping norm."),
+    Column(
+        "noise_std",
+        _NUMBER,
+        "Standard deviation of the noise in each coordinate of the released value; of one reply under local noise "
+        "(trust local, hemisphere messages), of one summed gradient with DP-SGD.",
+    ),
     Column("clip_fraction", _NUMBER, "Share of contributions whose norm exceeded clipping_norm.", simulator_only=True),
     Column("update_norm", _NUMBER, "Mean L2 norm of the contributions before clipping.", simulator_only=True),
 )

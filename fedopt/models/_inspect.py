@@ -35,6 +35,18 @@ def unvectorizable(module: nn.Module, example: torch.Tensor | None = None) -> li
     return [f"vmap cannot run it ({refusal}); use operations that vmap supports, {LOOP}"] if refusal else []
 
 
+def mixing_layers(module: nn.Module) -> list[str]:
+    """Layers through which one example moves the gradients of others, each with a remedy."""
+    from torch import nn
+
+    return [
+        f"{name or 'the module'} ({type(layer).__name__}) mixes the examples of a batch, so one example's gradient has "
+        "no bound; use nn.GroupNorm"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
+
+
 def _by_type(name: str, layer: nn.Module) -> str | None:
     from torch import nn
 

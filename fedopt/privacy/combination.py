@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from fedopt.components import components
 from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
 from fedopt.privacy.public_schedule import private_durations
@@ -48,7 +49,13 @@ def _fits_mechanism(scenario: Scenario) -> Found:
     mechanism, kind = privacy.mechanism, privacy.mechanism.kind()
     if privacy.trust not in mechanism.trusts:
         allowed = " or ".join(mechanism.trusts)
-        yield ("privacy", "trust"), f"is {privacy.trust}, but mechanism {kind} protects under trust: {allowed}"
+        known = components("fedopt.privacy.mechanisms").items()
+        others = [name for name, made in known if privacy.trust in getattr(made, "trusts", ())]
+        yield (
+            ("privacy", "trust"),
+            f"is {privacy.trust}, but mechanism {kind} protects under trust: {allowed}; use that, or mechanism: "
+            f"{' or '.join(others)}",
+        )
     if privacy.unit not in mechanism.units:
         allowed = " or ".join(mechanism.units)
         remedy = "; use mechanism: {kind: dp_sgd} for examples" if privacy.unit == "example" else ""
@@ -245,11 +252,11 @@ def _examples_are_protected(scenario: Scenario) -> Found:
             "dirichlet_with_replacement gives copies of one example to several clients and several to one, so clients' "
             "ledgers do not bound it; use dirichlet",
         )
-    if privacy.unit == "example" and getattr(scenario.model, "norm", None) == "batch":
+    if privacy.unit == "example" and getattr(scenario.model, "normalisation", None) == "batch":
         yield (
-            ("model", "norm"),
+            ("model", "normalisation"),
             "batch normalisation mixes the examples of a batch, so one example's gradient has no bound; use "
-            "norm: group or none",
+            "normalisation: group",
         )
 
 

@@ -12,6 +12,7 @@ from fedopt.clients.base import ClientWork
 from fedopt.data.base import FederatedData
 from fedopt.devices.base import Fleet
 from fedopt.engine.engine import CohortEngine
+from fedopt.models._inspect import mixing_layers
 from fedopt.privacy.base import Mechanism, Noise
 from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.scenario import Scenario
@@ -82,7 +83,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     clock = DeviceClock(scenario.devices, _fleet(scenario, data))
     params = engine.initial_parameters()
     public = replace(_public(scenario, data, clock), dimension=params.numel())
-    _refuse(scenario, public)
+    _refuse(scenario, public, engine)
     source = SimulatedNoise(scenario.seed) if noise is None else noise
     mechanism, affordable, warnings = _privacy(scenario, public)
     work = protected(scenario.client, engine.spec, mechanism, noise)
@@ -115,8 +116,8 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     return Parts(scenario, data, engine, clock, server, computation, warnings)
 
 
-def _refuse(scenario: Scenario, public: Public) -> None:
-    """Problems that only the loaded data and the devices show.
+def _refuse(scenario: Scenario, public: Public, engine: CohortEngine) -> None:
+    """Problems that only the loaded data, the model and the devices show.
 
     Raises:
         ValueError: all of them together.
@@ -124,6 +125,8 @@ def _refuse(scenario: Scenario, public: Public) -> None:
     streaming = scenario.aggregator.plan(None, public).pacing == "stream"
     found = [f"sampling: {m}" for m in scenario.sampling.problems(public.num_clients, streaming)]
     found += [f"aggregator: {m}" for m in scenario.aggregator.problems(public)]
+    if scenario.privacy is not None and scenario.privacy.unit == "example":
+        found += [f"model: {m}" for m in mixing_layers(engine.task.module)]
     if found:
         raise ValueError("; ".join(found))
 

@@ -232,3 +232,17 @@ def test_one_bound_for_every_tensor_of_the_model():
         assemble(from_mapping(body))
     body["privacy"]["mechanism"]["layer_norms"] = [1.0, 0.5]
     assemble(from_mapping(body))
+
+
+def test_batch_normalisation_is_refused_where_examples_are_protected():
+    """In a model of ours by its option; in somebody's own module when it is built."""
+    from fedopt.simulation.assembly import assemble
+
+    examples = {"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}}
+    work = {"kind": "dp_sgd", "sampling_probability": 0.1, "steps": 1}
+    ours = private(examples, client=work, model={"kind": "leaf_cnn_celeba", "normalisation": "batch"})
+    assert "model.normalisation: batch normalisation mixes the examples of a batch" in refusal(ours)
+    own = {"kind": "user_module", "factory": "scenarios:batch_normalised"}
+    with pytest.raises(ValueError, match=r"model: 2 \(BatchNorm1d\) mixes the examples of a batch.*use nn.GroupNorm"):
+        assemble(from_mapping(private(examples, client=work, model=own)))
+    assemble(from_mapping(private(model=own)))  # whole updates are clipped: nothing to refuse

@@ -69,6 +69,8 @@ def _attack(known: dict[str, Any], bounds: dict[str, float], from_distribution: 
     """What the best attacker can do, in a sentence for people who do not think in epsilons."""
     source = "the privacy loss distribution" if from_distribution else "epsilon and delta alone, a looser bound"
     units = {"client": "a given client took part", "example": "a given example was used"}
+    if known.get("relation") == "replace_one":
+        units = {kind: f"a given {kind} has one or another content" for kind in units}
     unit = units.get(str(known.get("unit")), "one unit of data was used")
     right = text.percent(0.5 + bounds["advantage"] / 2)
     found = text.percent(bounds["true_positive_rate_at_1_percent"])
@@ -157,7 +159,8 @@ def _noise_to_signal(run: RunData) -> Figure | None:
     dimension = run.summary.get("num_parameters")
     if not dimension:
         return None
-    columns = (run.round_column(c) for c in ("noise_std", "update_norm", "clipping_norm"))
+    signal = "clipping_norm" if _noise_of(run) == "example" else "update_norm"  # DP-SGD clips examples, not updates
+    columns = (run.round_column(c) for c in ("noise_std", signal, "clipping_norm"))
     ratios = [noise_to_signal(std, norm, bound, dimension) for std, norm, bound in zip(*columns, strict=True)]
     kept, steps = figures.thin(ratios), run.round_column("step")
     if len(kept) == 0:
@@ -170,9 +173,26 @@ def _noise_to_signal(run: RunData) -> Figure | None:
         layout={"xaxis": figures.axis("server step"), "yaxis": figures.axis("ratio of norms", rangemode="tozero")},
         columns=("step", "noise to signal"),
         rows=figures.table_rows({"step": steps, "ratio": ratios}),
-        caption="Expected norm of the noise in the released mean over the mean norm of one clipped contribution. "
-        "Contributions that disagree cancel, so the true ratio is larger. Simulator only.",
+        caption=_RATIO[_noise_of(run)] + " Simulator only.",
     )
+
+
+_RATIO = {
+    "mean": "Expected norm of the noise in the released mean over the mean norm of one clipped contribution. "
+    "Contributions that disagree cancel, so the true ratio is larger.",
+    "reply": "Expected norm of the noise in one reply over the mean norm of one clipped contribution. "
+    "In a mean of m replies it is smaller by the root of m.",
+    "example": "Expected norm of the noise in one summed gradient over the clipping norm of one example. In a batch it "
+    "is smaller by the number of examples.",
+}
+
+
+def _noise_of(run: RunData) -> str:
+    """What ``noise_std`` is the noise of: the released mean, one reply, or one summed gradient inside a client."""
+    kind = ((run.privacy or {}).get("mechanism") or {}).get("kind")
+    if kind == "dp_sgd":
+        return "example"
+    return "reply" if (run.privacy or {}).get("trust") == "local" or kind == "shuffle_hemisphere" else "mean"
 
 
 def noise_to_signal(std: float | None, norm: float | None, clipping_norm: float | None, dimension: int) -> float | None:
