@@ -245,6 +245,6 @@ def write(results: Results, judging: Judging, background: Background, folder: Pa
         frames["trials"] = background.trials
     tables.write(folder / "tables", frames)
     paper.draw(plots, folder / "figures")
-    write_atomically(folder / SUMMARY, as_markdown(results, judging, background))
+    write_atomically(folder / SUMMARY, as_markdown(results, judging, background, plots))
     write_atomically(folder / REPORT, render_page(page))
     return Comparison(folder, results, judging, {p.name: p for p in plots}, background.trials)

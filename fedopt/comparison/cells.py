@@ -65,15 +65,15 @@ def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[st
     def values(name: str) -> list[float]:
         return [r[name] for r in group if r.get(name) is not None]
 
-    def mean(name: str, everyone: bool = False) -> float | None:
+    def mean(name: str) -> float | None:
         found = values(name)
-        return None if not found or (everyone and len(found) < len(group)) else float(np.mean(found))
+        return float(np.mean(found)) if found else None
 
     def first(name: str) -> Any:
         return next((r[name] for r in group if r.get(name) is not None), None)
 
     interval = statistics.t_interval(values("metric"), confidence)
-    spent, until = values("epsilon"), values("epsilon_to_target")
+    spent = values("epsilon")
     return {
         "base": cell.base,
         "variant": cell.variant,
@@ -99,15 +99,20 @@ def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[st
         "total_bytes": mean("total_bytes"),
         "queries": mean("queries"),
         "reached": len(values("steps_to_target")),
-        "time_to_target_s": mean("time_to_target_s", True),
-        "bytes_to_target": mean("bytes_to_target", True),
-        "queries_to_target": mean("queries_to_target", True),
-        "epsilon_to_target": max(until) if len(until) == len(group) else None,
+        "time_to_target_s": _until(group, "time_to_target_s"),
+        "bytes_to_target": _until(group, "bytes_to_target"),
+        "queries_to_target": _until(group, "queries_to_target"),
+        "epsilon_to_target": _until(group, "epsilon_to_target"),
     }
 
 
+def _until(group: list[dict[str, Any]], name: str) -> float | None:
+    """Median cost to the target, infinite for a run that never reached it; None where the median is infinite."""
+    return _known(float(np.median([math.inf if r.get(name) is None else r[name] for r in group])))
+
+
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    return float(value) if math.isfinite(value) else None
 
 
 # ---- tests against the baseline ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from fedopt.comparison.cells import ground_key
 from fedopt.comparison.drawing import cells_of, colors, figure_name, metric_axis, titled
@@ -10,18 +11,18 @@ from fedopt.comparison.ground import Ground
 from fedopt.comparison.results import Results, cell_of
 from fedopt.comparison.words import records
 from fedopt.report import figures
-from fedopt.report.figures import Figure, View, axis, plain
+from fedopt.report.figures import Figure, View, axis, log_ticks, plain
 
+# Costs this many times apart are drawn on a logarithmic axis.
+FAR_APART = 50
 REVERSED = {"autorange": "reversed", "automargin": True, "dtick": 1}
-TARGET_COSTS = (
-    "time_to_target_s",
-    "bytes_to_target",
-    "queries_to_target",
-    "epsilon_to_target",
-    "unit",
-    "relation",
-    "trust",
+TARGET_VIEWS = (
+    ("time_to_target_s", "virtual time", "virtual time to the target (s)", ""),
+    ("bytes_to_target", "bytes", "bytes to the target", "~s"),
+    ("queries_to_target", "evaluations", "objective evaluations to the target", "~s"),
+    ("epsilon_to_target", "epsilon", "epsilon spent until the target (each on its own ground)", ""),
 )
+TARGET_COSTS = (*(column for column, *_ in TARGET_VIEWS), "unit", "relation", "trust")
 
 # ---- costs to a target ---------------------------------------------------------------------------------------------
 
@@ -36,13 +37,10 @@ def target_figures(results: Results, base: str) -> list[Figure]:
     goal = next(r["goal"] for r in found if r["base"] == base)
     words = f"{rows[0]['metric_name']} {'at least' if goal == 'max' else 'at most'} {target:.4g}"
     labels = [cell_of(r).label.removeprefix(f"{base} / ") for r in rows]
-    choices = [("time_to_target_s", "virtual time", "virtual time to the target (s)", "")]
-    choices.append(("bytes_to_target", "bytes", "bytes to the target", "~s"))
-    if any(r["queries_to_target"] for r in rows):
-        choices.append(("queries_to_target", "evaluations", "objective evaluations to the target", "~s"))
-    if any(r["epsilon_to_target"] is not None for r in rows):
-        choices.append(("epsilon_to_target", "epsilon", "epsilon spent until the target (each on its own ground)", ""))
-    bars = figures.bars("cost", [r["time_to_target_s"] for r in rows], labels, orientation="h")
+    choices = [
+        (column, label, title, form) for column, label, title, form in TARGET_VIEWS if any(r[column] for r in rows)
+    ]
+    bars = figures.bars("cost", [r[choices[0][0]] for r in rows], labels, orientation="h")
     columns = (
         "method",
         "runs that reached it",
@@ -71,9 +69,13 @@ def target_figures(results: Results, base: str) -> list[Figure]:
             },
             columns=columns,
             rows=table,
-            caption=f"Mean over seeds until {words} was first reached; a method with a seed that never reached it has "
-            "no bar. Reading the test metric to stop is not paid for in epsilon.",
-            views=tuple(View(label, title, (plain([r[c] for r in rows]),), form) for c, label, title, form in choices),
+            caption=f"Median over seeds until {words} was first reached at an evaluation, a seed that never reached it "
+            "counted as infinite: no bar where half of them or more did not. Reading the test metric to stop is not "
+            "paid for in epsilon.",
+            views=tuple(
+                View(label, title, (plain([r[c] for r in rows]),), form, log_ticks([r[c] for r in rows], FAR_APART))
+                for c, label, title, form in choices
+            ),
             wide=True,
             height=140 + 34 * len(rows),
         )
@@ -88,22 +90,15 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
     rows = [r for r in cells_of(results, base) if r["mean"] is not None]
     if len(rows) < 2:
         return []
-    color, traces = colors(results), []
-    for row in rows:
-        name = cell_of(row).label.removeprefix(f"{base} / ")
-        symbol = "circle" if row["on_frontier"] else "circle-open"
-        trace = figures.line(name, [row["time_s"]], [row["mean"]], color[row["variant"]], mode="markers")
-        trace["marker"] = {**trace["marker"], "size": 12, "symbol": symbol, "line": {"width": 2}}
-        if row["low"] is not None:
-            half = [row["mean"] - row["low"]]
-            trace["error_y"] = {"type": "data", "array": plain(half), "color": figures.series(color[row["variant"]])}
-        traces.append(trace)
-    views = [View("virtual time", "virtual time (s)", tuple(plain([r["time_s"]]) for r in rows))]
-    views.append(View("bytes", "bytes sent, both ways", tuple(plain([r["total_bytes"]]) for r in rows), "~s"))
+    groups = [[r for r in rows if r["variant"] == name] for name in dict.fromkeys(r["variant"] for r in rows)]
+    traces = [_points(group, base, colors(results)[group[0]["variant"]]) for group in groups]
+    views = []
     grounds = {ground_key(r) for r in rows if r["epsilon"] is not None}
     if len(grounds) == 1:
-        title = f"epsilon ({Ground(*next(iter(grounds))).label})"
-        views.append(View("epsilon", title, tuple(plain([_number(r["epsilon"])]) for r in rows)))
+        views.append(_across(groups, "epsilon", "epsilon", f"epsilon<br>({Ground(*next(iter(grounds))).label})"))
+    if any(r["time_s"] for r in rows):
+        views.append(_across(groups, "time_s", "virtual time", "virtual time (s)"))
+    views.append(_across(groups, "total_bytes", "bytes", "bytes sent, both ways", "~s"))
     best = [cell_of(r).label for r in rows if r["on_frontier"]]
     return [
         Figure(
@@ -126,7 +121,8 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
                 for r in rows
             ],
             caption="Filled: no other method on the same ground is at least as good in mean metric, epsilon, virtual "
-            "time and bytes and better in one. No privacy counts as infinite epsilon; trust is not a criterion.",
+            "time and bytes and better in one; means are compared as they are, so neighbours may not be separable. No "
+            "privacy counts as infinite epsilon (not on the epsilon axis); trust is not a criterion.",
             views=tuple(views),
             wide=True,
             height=420,
@@ -134,8 +130,24 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
     ]
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _points(group: list[dict[str, Any]], base: str, color: int) -> dict[str, Any]:
+    """The noise levels of one method as points with their names to hover over."""
+    trace = figures.line(group[0]["variant"], [r["time_s"] for r in group], [r["mean"] for r in group], color)
+    symbols = ["circle" if r["on_frontier"] else "circle-open" for r in group]
+    half = plain([math.nan if r["low"] is None else r["mean"] - r["low"] for r in group])
+    return trace | {
+        "mode": "markers",
+        "marker": {**trace["marker"], "size": 11, "symbol": symbols, "line": {"width": 2}},
+        "text": [cell_of(r).label.removeprefix(f"{base} / ") for r in group],
+        "hovertemplate": "%{text}<br>%{x}, %{y}<extra></extra>",
+        "error_y": {"type": "data", "array": half, "color": figures.series(color), "thickness": 1},
+    }
+
+
+def _across(groups: list[list[dict[str, Any]]], column: str, label: str, title: str, tickformat: str = "") -> View:
+    ticks = log_ticks([r[column] for group in groups for r in group])
+    x = tuple(plain([math.nan if r[column] is None else r[column] for r in group]) for group in groups)
+    return View(label, title, x, tickformat, ticks)
 
 
 # ---- fairness ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,14 @@ from fedopt.report.figures import Figure, View, axis, plain
 CURVE_POINTS = 400
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-COSTS = (("step", "server steps", "server step"), ("time_s", "virtual time", "virtual time (s)"))
+COSTS = (
+    ("step", "server steps", "server step", ""),
+    ("time_s", "virtual time", "virtual time (s)", ""),
+    ("total_bytes", "bytes", "bytes sent, both ways", "~s"),
+    ("queries", "evaluations", "objective evaluations", "~s"),
+)
+# Curves that end this many times apart are drawn on a logarithmic axis: on a linear one the short ones vanish.
+FAR_APART = 20
 TRUSTS = ("central", "distributed", "shuffle", "local")
 
 
@@ -76,14 +83,14 @@ def _epsilon_panel(
     epsilons = [r["epsilon"] for r in private]
     ends = [min(epsilons), max(epsilons)] if min(epsilons) < max(epsilons) else [0.8 * epsilons[0], 1.2 * epsilons[0]]
     for row in plain_runs:
-        name = f"{row['variant']} [no privacy]"
+        name = row["variant"] if row["variant"] == "no privacy" else f"{row['variant']} [no privacy]"
         if row["low"] is not None:
             low, high = possible([row], [row["low"]] * 2), possible([row], [row["high"]] * 2)
             traces += band(name, ends, low, high, color[row["variant"]])
         flat = figures.line(name, ends, [row["mean"]] * 2, color[row["variant"]], legendgroup=name, mode="lines")
         flat["line"] = {**flat["line"], "dash": "longdashdot"}
         traces.append(flat)
-    logarithmic = min(epsilons) > 0 and max(epsilons) / min(epsilons) >= 5
+    ticks = figures.log_ticks(epsilons)
     shown = [*private, *plain_runs]
     return Figure(
         name=figure_name("utility-epsilon", base, number),
@@ -91,7 +98,7 @@ def _epsilon_panel(
         alt=f"Lines with bands: metric against epsilon ({ground}) for {drawn_names(traces)}.",
         traces=traces,
         layout={
-            "xaxis": axis(f"epsilon ({ground})", type="log" if logarithmic else "linear"),
+            "xaxis": axis(f"epsilon<br>({ground})", **({"type": "log", "tickvals": ticks} if ticks else {})),
             "yaxis": metric_axis(shown),
             "showlegend": True,
         },
@@ -149,10 +156,7 @@ def learning_figures(results: Results, base: str, confidence: float) -> list[Fig
         x += [drawn] * len(made)
     if not traces:
         return []
-    views = [_view(x, *cost) for cost in COSTS]
-    views.append(_view(x, "total_bytes", "bytes", "bytes sent, both ways", "~s"))
-    if any(np.any(d["queries"] > 0) for d in x):
-        views.append(_view(x, "queries", "evaluations", "objective evaluations", "~s"))
+    views = [_view(x, *cost) for cost in COSTS if any(np.any(drawn[cost[0]] > 0) for drawn in x)]
     hidden = " Other noise levels are in the legend: choose them there." if any("visible" in t for t in traces) else ""
     return [
         Figure(
@@ -217,5 +221,7 @@ def _last_of_step(points: Any) -> dict[str, np.ndarray]:
     return {"step": step[kept]} | {n: points[n].to_numpy(dtype=float, na_value=np.nan)[kept] for n in names}
 
 
-def _view(drawn: list[dict[str, Any]], column: str, label: str, title: str, tickformat: str = "") -> View:
-    return View(label, title, tuple(plain(d[column]) for d in drawn), tickformat)
+def _view(drawn: list[dict[str, Any]], column: str, label: str, title: str, tickformat: str) -> View:
+    is_wide = bool(figures.log_ticks([float(d[column][-1]) for d in drawn], FAR_APART))
+    ticks = figures.log_ticks([float(v) for d in drawn for v in d[column]]) if is_wide else ()
+    return View(label, title, tuple(plain(d[column]) for d in drawn), tickformat, ticks)

@@ -9,7 +9,7 @@ from typing import Any
 from fedopt.comparison.figures import all_figures
 from fedopt.comparison.ground import Ground, why_apart
 from fedopt.comparison.results import Judging, Results, cell_of
-from fedopt.comparison.words import accounted_again, chosen_values, records, supposed, trouble, verdicts
+from fedopt.comparison.words import accounted_again, chosen_values, records, shown_interval, supposed, trouble, verdicts
 from fedopt.report import text
 from fedopt.report.figures import Figure
 from fedopt.report.page import Card, Page, Section
@@ -121,7 +121,7 @@ def _cells_table(results: Results, judging: Judging) -> str:
     )
     rows = []
     for r in records(results.cells):
-        interval = text.MISSING if r["low"] is None else f"{r['low']:.4g} to {r['high']:.4g}"
+        interval = shown_interval(r)
         ground = text.MISSING if r["unit"] is None else f"{r['unit']}, {r['relation']}, delta {r['delta']:g}"
         count = f"{r['seeds']} of {r['runs']}" if r["seeds"] != r["runs"] else r["seeds"]
         cost = (text.duration(r["time_s"]), text.size(r["total_bytes"]))
@@ -130,7 +130,8 @@ def _cells_table(results: Results, judging: Judging) -> str:
     name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
     note = (
         f"Metric: {name} at the last evaluation. Spread: standard deviation over seeds. Interval: "
-        f"{judging.confidence:.0%} Student's t interval of the mean."
+        f"{judging.confidence:.0%} Student's t interval of the mean, cut where the metric cannot be. Tests compare "
+        "means by pairs of equal seeds: overlapping intervals say nothing about them."
     )
     return text.paragraphs(note) + f'<div class="whole">{text.table(names, rows, "Methods")}</div>'
 
@@ -140,18 +141,19 @@ def _tests_table(results: Results) -> list[str]:
         [
             cell_of(r).label,
             r["baseline"],
-            r["difference"],
-            r["low"],
-            r["high"],
-            r["p_value"],
-            r["p_holm"],
+            *(text.number(r[name], 3) for name in ("difference", "low", "high", "p_value", "p_holm")),
             r["pairs"],
             r["verdict"],
         ]
         for r in records(results.tests)
     ]
     names = ("method", "baseline", "difference", "low", "high", "p", "p (Holm)", "pairs", "verdict")
-    return [text.table(names, rows, "Paired t tests against the baseline")] if rows else []
+    note = (
+        "Low and high: the t interval of this difference alone. The verdict goes by the adjusted p (Holm), so an "
+        "interval can leave out zero where the verdict is not separable."
+    )
+    made = text.table(names, rows, "Paired t tests against the baseline")
+    return [text.paragraphs(note) + f'<div class="whole">{made}</div>'] if rows else []
 
 
 def _tuning(background: Background) -> list[str]:
@@ -167,10 +169,12 @@ def _tuning(background: Background) -> list[str]:
                 r["metric"],
                 r["epsilon"],
                 "chosen" if r["is_chosen"] else "",
+                r["epsilon_with_trials"],
+                r["delta_with_trials"],
             ]
             for r in records(background.trials)
         ]
-        names = ("method", "trial", "values", "metric on validation data", "epsilon", "")
+        names = ("method", "trial", "values", "metric on validation data", "epsilon", "", "with all trials", "at delta")
         blocks.append(text.table(names, rows, "Trials"))
     return blocks
 

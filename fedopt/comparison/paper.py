@@ -39,19 +39,29 @@ def draw(figures: Sequence[Figure], folder: Path, formats: Sequence[str] = FORMA
         folder: created.
         formats: file endings matplotlib can write.
     """
+    import matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for figure in figures:
-        for number, view in enumerate(figure.views or (None,)):
-            made = as_matplotlib(figure, number)
-            made.draw_without_rendering()
-            around = made.get_tightbbox().padded(0.1)  # measured once for all formats: it costs as much as drawing
-            ending = f"-{view.label.replace(' ', '-')}" if view is not None and len(figure.views) > 1 else ""
-            for kind in formats:
-                path = folder / f"{figure.name}{ending}.{kind}"
-                made.savefig(path, bbox_inches=around, dpi=150, metadata=_METADATA.get(kind))
-                written.append(path)
+    # Letters stay letters: files are a third as large, and can be searched and edited.
+    with matplotlib.rc_context({"svg.hashsalt": "fedopt", "svg.fonttype": "none"}):
+        for figure in figures:
+            for number, stem in enumerate(stems(figure)):
+                made = as_matplotlib(figure, number)
+                made.draw_without_rendering()
+                around = made.get_tightbbox().padded(0.1)  # measured once for all formats: it costs as much as drawing
+                for kind in formats:
+                    path = folder / f"{stem}.{kind}"
+                    made.savefig(path, bbox_inches=around, dpi=150, metadata=_METADATA.get(kind))
+                    written.append(path)
     return written
+
+
+def stems(figure: Figure) -> list[str]:
+    """File names without ending, one for every choice of the horizontal axis."""
+    if len(figure.views) < 2:
+        return [figure.name]
+    return [f"{figure.name}-{view.label.replace(' ', '-')}" for view in figure.views]
 
 
 # No dates: the same numbers give the same files.
@@ -63,7 +73,7 @@ def as_matplotlib(figure: Figure, view: int = 0) -> Any:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    with matplotlib.rc_context({"svg.hashsalt": "fedopt", "font.size": 9, "axes.axisbelow": True}):
+    with matplotlib.rc_context({"font.size": 9, "axes.axisbelow": True}):
         canvas = Canvas(figsize=(6.4, max(2.4, figure.height / 105)))
         axes = canvas.add_subplot()
         horizontal = figure.views[view].x if figure.views else tuple(t["x"] for t in figure.traces)
@@ -101,6 +111,12 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 
 def _line(axes: Any, trace: dict[str, Any], x: Sequence[Any], order: int) -> None:
     symbol = trace.get("marker", {}).get("symbol", "circle")
+    if isinstance(symbol, list):  # one kind of marker a point: drawn one by one, named once
+        for i, own in enumerate(symbol):
+            error = {**trace["error_y"], "array": trace["error_y"]["array"][i : i + 1]} if "error_y" in trace else None
+            one = trace | {"y": trace["y"][i : i + 1], "marker": {**trace["marker"], "symbol": own}, "error_y": error}
+            _line(axes, one | {"name": "_" if i else trace["name"]}, x[i : i + 1], order)
+        return
     color, mode = _color(trace), trace["mode"]
     error = trace.get("error_y")
     axes.errorbar(
@@ -128,14 +144,22 @@ def _bars(axes: Any, trace: dict[str, Any], x: Sequence[Any], index: int, count:
 
 
 def _axes(axes: Any, figure: Figure, view: int) -> None:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import EngFormatter, PercentFormatter
 
     across, up = figure.layout.get("xaxis", {}), figure.layout.get("yaxis", {})
     axes.set_title(figure.title, fontsize=10)
-    axes.set_xlabel(figure.views[view].title if figure.views else across.get("title", {}).get("text", ""))
+    title = figure.views[view].title if figure.views else across.get("title", {}).get("text", "")
+    axes.set_xlabel(title.replace("<br>", "\n"))
     axes.set_ylabel(up.get("title", {}).get("text", ""))
-    if across.get("type") == "log":
+    ticks = figure.views[view].ticks if figure.views else across.get("tickvals", ())
+    if ticks:
         axes.set_xscale("log")
+        axes.set_xticks(ticks, minor=False)
+        axes.minorticks_off()
+    if figure.views and figure.views[view].tickformat == "~s":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    elif ticks:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for side, described in ((axes.xaxis, across), (axes.yaxis, up)):
         if str(described.get("tickformat", "")).endswith("%"):
             side.set_major_formatter(PercentFormatter(1, decimals=None))

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 
 from fedopt.comparison.ground import why_apart
 from fedopt.comparison.page import Background
+from fedopt.comparison.paper import stems
 from fedopt.comparison.results import Judging, Results, cell_of
-from fedopt.comparison.words import accounted_again, records, trouble, verdicts
+from fedopt.comparison.words import accounted_again, records, shown_interval, trouble, verdicts
 from fedopt.report import text
+from fedopt.report.figures import Figure
 
 
-def as_markdown(results: Results, judging: Judging, background: Background) -> str:
-    """Verdicts, the table of methods, what was kept apart, and how it was made."""
+def as_markdown(results: Results, judging: Judging, background: Background, plots: Sequence[Figure] = ()) -> str:
+    """Verdicts, plots, the table of methods, what was kept apart, and how it was made.
+
+    Args:
+        plots: shown as pictures from ``figures/``.
+    """
     claims = list(results.claims.values())
     notes = [*why_apart([c.ground for c in claims], [c.trust for c in claims]), *accounted_again(results)]
     parts = [f"# {background.title}", background.question, trouble(results), *verdicts(results, judging.confidence)]
+    parts += [f"![{plot.alt}](figures/{stems(plot)[0]}.svg)" for plot in plots]
     parts += [_methods(results, judging.confidence), *_listed(notes), *_listed(background.tuning)]
     parts.append(f"Made by `{background.command}`; code that computed: `{background.code or 'as in the runs'}`.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -29,7 +36,7 @@ def _methods(results: Results, confidence: float) -> str:
     names = ("method", "seeds", "mean", f"{confidence:.0%} interval", "epsilon", "trust", "virtual time", "bytes")
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     for row in records(results.cells):
-        interval = text.MISSING if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
+        interval = shown_interval(row)
         cells = [cell_of(row).label, row["seeds"], row["mean"], interval, row["epsilon"], row["trust"]]
         shown = [text.cell(value) for value in cells] + [text.duration(row["time_s"]), text.size(row["total_bytes"])]
         lines.append(" | ".join(value.replace("|", "\\|") for value in shown))

@@ -18,7 +18,7 @@ from fedopt.schemas import Column
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
 
 _INTEGER, _NUMBER, _TEXT, _TRUTH = pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
@@ -100,10 +100,18 @@ CELLS = (
     Column("total_bytes", _NUMBER, "Mean bytes both ways."),
     Column("queries", _NUMBER, "Mean objective evaluations."),
     Column("reached", _INTEGER, "Runs that reached the target.", True),
-    Column("time_to_target_s", _NUMBER, "Mean virtual seconds to the target; empty unless all runs reached it."),
-    Column("bytes_to_target", _NUMBER, "Mean bytes to the target; empty unless all runs reached it."),
-    Column("queries_to_target", _NUMBER, "Mean evaluations to the target; empty unless all runs reached it."),
-    Column("epsilon_to_target", _NUMBER, "Largest epsilon to the target; empty unless all runs have one."),
+    Column(
+        "time_to_target_s",
+        _NUMBER,
+        "Median virtual seconds to the target; a run that never reached it counts as infinite; empty if infinite.",
+    ),
+    Column("bytes_to_target", _NUMBER, "Median bytes to the target, likewise."),
+    Column("queries_to_target", _NUMBER, "Median evaluations to the target, likewise."),
+    Column(
+        "epsilon_to_target",
+        _NUMBER,
+        "Median epsilon to the target, likewise; only where epsilon is the runs' own claim.",
+    ),
     Column("on_frontier", _TRUTH, "Whether no other method of its base and ground is better in all four criteria."),
 )
 
@@ -111,7 +119,7 @@ TESTS = (
     *CELL_KEYS,
     Column("baseline", _TEXT, "Method it is tested against, at the same level.", True),
     Column("difference", _NUMBER, "Mean of the metric minus the baseline's, over shared seeds."),
-    Column("low", _NUMBER, "Lower end of the interval of the mean difference."),
+    Column("low", _NUMBER, "Lower end of the t interval of the mean difference, not adjusted."),
     Column("high", _NUMBER, "Upper end."),
     Column("p_value", _NUMBER, "Two-sided paired t test."),
     Column("p_holm", _NUMBER, "Adjusted by Holm's method over all tests of the comparison."),
@@ -127,6 +135,8 @@ TRIALS = (
     Column("metric", _NUMBER, "Metric on the validation data at the last evaluation."),
     Column("epsilon", _NUMBER, "Epsilon the trial spent, on its own ground."),
     Column("is_chosen", _TRUTH, "Whether the comparison uses these values.", True),
+    Column("epsilon_with_trials", _NUMBER, "Of the chosen: epsilon of all trials of its method and one more run."),
+    Column("delta_with_trials", _NUMBER, "Delta that belongs to it; summed over the runs where epsilons are."),
 )
 
 TABLES = {"runs": RUNS, "cells": CELLS, "tests": TESTS, "curves": CURVES, "trials": TRIALS}

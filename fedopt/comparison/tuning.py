@@ -16,6 +16,7 @@ from fedopt.comparison.description import Described, Tune
 from fedopt.comparison.expansion import Cell, PlannedRun, cells, planned
 from fedopt.comparison.results import final_metric
 from fedopt.comparison.runs import Done, execute
+from fedopt.comparison.tuning_words import at_the_ends, privacy_cost, what_was_tried, with_trials, without_result
 from fedopt.report.run_data import RunData, load_run
 from fedopt.scenario import ScenarioError
 
@@ -138,7 +139,6 @@ def tune(described: Described, folder: Path, quiet: bool) -> tuple[dict[Cell, Va
     goal = description.goal or _goal(list(loaded.values()), description.metric)
     chosen: dict[Cell, Values] = {}
     rows: list[dict[str, Any]] = []
-    costs: list[str] = []
     failed: list[str] = []
     for cell, group in results.items():
         scores = [_score(loaded.get(id(d)), description.metric, goal) for d in group]
@@ -146,10 +146,12 @@ def tune(described: Described, folder: Path, quiet: bool) -> tuple[dict[Cell, Va
         if math.isinf(scores[best]):
             failed.append(cell.label)
         chosen[cell] = dict(group[best].run.chosen)
-        rows += [_row(cell, i, d, loaded.get(id(d)), description.metric, i == best) for i, d in enumerate(group)]
-        costs += _cost(cell, [loaded[id(d)] for d in group if id(d) in loaded], loaded.get(id(group[best])))
+        own = [_row(cell, i, d, loaded.get(id(d)), description.metric, i == best) for i, d in enumerate(group)]
+        own[best] |= with_trials([loaded[id(d)] for d in group if id(d) in loaded], loaded.get(id(group[best])))
+        rows += own
     count = len(next(iter(results.values())))
-    sentences = [_what(described, count), *_failures(failed), *_privacy_cost(costs)]
+    sentences = [what_was_tried(description, count), *without_result(failed)]
+    sentences += [*at_the_ends(description, chosen), *privacy_cost(rows)]
     return chosen, sentences, tables.frame("trials", rows)
 
 
@@ -177,69 +179,3 @@ def _row(cell: Cell, number: int, done: Done, data: RunData | None, metric: str,
         "epsilon": None if data is None else data.summary.get("epsilon"),
         "is_chosen": is_chosen,
     }
-
-
-# ---- what the report says ------------------------------------------------------------------------------------------
-
-
-def _what(described: Described, count: int) -> str:
-    tune = described.description.tune
-    assert tune is not None
-    judged = {
-        "training": f"examples held out from training ({tune.share:.0%} of every client's; with one example per "
-        "client, that share of the clients' examples); the comparison trains on all training examples and is judged "
-        "on the test set",
-        "test_half": "one half of the test set; the comparison is judged on the other half",
-        "objective": "the objective itself: the comparison judges on what was tuned on, with other seeds",
-    }[tune.data]
-    how = "every combination of" if tune.method == "grid" else f"{count} random draws of"
-    shown = [f"{key} in {values}" for key, values in tune.parameters.items()]
-    shown += [f"{name}: " + ", ".join(f"{k} in {v}" for k, v in own.items()) for name, own in tune.variants.items()]
-    return (
-        f"Every method, at every noise level, got {count} trials with seed {tune.seed} ({how} {'; '.join(shown)}), "
-        f"judged on {judged}. The best final metric was chosen; the seeds of the comparison were not used."
-    )
-
-
-def _failures(failed: list[str]) -> list[str]:
-    if not failed:
-        return []
-    return [f"No trial of {', '.join(failed)} ended with a finite metric; its first values were used."]
-
-
-def _privacy_cost(costs: list[str]) -> list[str]:
-    if not costs:
-        return []
-    return [
-        "Privacy cost of tuning: the epsilons of this report are those of the final runs alone. A real deployment "
-        "would have to pay for the trials, or tune on public data. Composed with all trials, a final run like the "
-        f"chosen trial costs: {'; '.join(costs)}.",
-        "Judging trials on validation examples without noise is a further release, which no epsilon here covers if "
-        "those examples are private.",
-    ]
-
-
-def _cost(cell: Cell, trials: list[RunData], best: RunData | None) -> list[str]:
-    """Epsilon of all trials and one more run like the best, by composition."""
-    documents = [d.privacy for d in [*trials, *([best] if best is not None else [])] if d.privacy is not None]
-    if not documents:
-        return []
-    first = documents[0]
-    terms = f"unit {first['unit']}, {first['relation']}"
-    if any(document["epsilon"] is None for document in documents):
-        return [f"{cell.label}: no finite epsilon"]
-    if all(len(document["charged"]) == 1 for document in documents):
-        return [f"{cell.label}: epsilon {_composed(documents):.3g} at delta {first['delta']:g} ({terms})"]
-    total = sum(document["epsilon"] for document in documents)
-    delta = sum(document["delta"] for document in documents)
-    return [f"{cell.label}: epsilon {total:.3g} at delta {delta:.3g} ({terms}; sums, an upper bound)"]
-
-
-def _composed(documents: list[dict[str, Any]]) -> float:
-    from fedopt.components import component
-    from fedopt.privacy.ledger import charged_events
-
-    first = documents[0]
-    judge: Any = component("fedopt.privacy.accountants", first["epsilon_accountant"])()
-    events = [event for document in documents for event in charged_events(document)[0]]
-    return float(judge.epsilon(events, first["delta"], first["relation"]))

@@ -15,39 +15,71 @@ def records(found: Any) -> list[dict[str, Any]]:
     return [{k: None if v is None or (isinstance(v, float) and v != v) else v for k, v in row.items()} for row in rows]
 
 
+VERDICTS = {"better": "better", "worse": "worse", "not separable": "not separable from noise"}
+
+
 def verdicts(results: Results, confidence: float) -> list[str]:
-    """What is and what is not separable from noise, a sentence per group."""
+    """What is and what is not separable from noise, a sentence per baseline."""
     rows = records(results.tests)
     if not rows:
         return ["There is one method only, so nothing is tested."]
-    found = []
-    names = {"better": "better than", "worse": "worse than", "not separable": "not separable from"}
-    for verdict, words in names.items():
-        groups: dict[str, list[str]] = {}
-        for row in rows:
-            if row["verdict"] == verdict:
-                groups.setdefault(row["baseline"], []).append(_difference(row))
-        for baseline, methods in groups.items():
-            verb = "is" if len(methods) == 1 else "are"
-            found.append(f"{_listed(methods)} {verb} {words} {baseline}.")
+    against: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["level"] or 0):
+        against.setdefault(row["baseline"], []).append(row)
+    order = list(dict.fromkeys(row["base"] for row in rows))
+    groups = sorted(against.items(), key=lambda group: order.index(group[1][0]["base"]))
+    found = [_sentence(baseline, group) for baseline, group in groups]
     untested = [cell_of(row).label for row in rows if row["verdict"] == "untested"]
     if untested:
         found.append(
             f"{_listed(untested)} could not be tested: that takes at least two seeds shared with the baseline."
         )
+    name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
     found.append(
-        f"Paired t tests over shared seeds, adjusted by Holm's method over all {len(rows)} of them, at "
-        f"{1 - confidence:.0%}. Seeds change the split, the devices, the batches and the noise, not the data set: "
-        "the statements are about this data. Not separable does not mean equal; more seeds would narrow the intervals."
+        f"In brackets: the difference in mean {name}. Paired t tests over shared seeds, adjusted by Holm's method over "
+        f"all {len(rows)} of them, at {1 - confidence:.0%}. Seeds change the split, the devices, the batches and the "
+        f"noise, not the data set: the statements are about this data. {_left_open(rows)}"
     )
     return found
 
 
+def _sentence(baseline: str, rows: list[dict[str, Any]]) -> str:
+    """``Against A, epsilon 1: B (-0.1) is worse; C (+0.01) is not separable from noise.``"""
+    parts = []
+    for verdict, words in VERDICTS.items():
+        methods = [_difference(row) for row in rows if row["verdict"] == verdict]
+        if methods:
+            parts.append(f"{_listed(methods)} {'is' if len(methods) == 1 else 'are'} {words}")
+    return f"Against {baseline}: {'; '.join(parts) or 'nothing could be tested'}."
+
+
 def _difference(row: dict[str, Any]) -> str:
-    name = cell_of(row).label
-    if row["difference"] is None:
-        return name
-    return f"{name} (difference {row['difference']:+.3g}, interval {row['low']:+.3g} to {row['high']:+.3g})"
+    """The method, without what it shares with its baseline, and the difference."""
+    cell = cell_of(row)
+    level = f", {cell.level_kind.replace('_', ' ')} {cell.level:g}" if cell.level is not None else ""
+    name = cell.variant if row["baseline"].endswith(level) else cell.variant + level
+    return f"{name} ({row['difference']:+.2g})"
+
+
+def _left_open(rows: list[dict[str, Any]]) -> str:
+    """How large a difference the tests that found none still allow."""
+    reach = [max(abs(row["low"]), abs(row["high"])) for row in rows if row["verdict"] == "not separable"]
+    if not reach:
+        return ""
+    return (
+        f"Not separable does not mean equal: the intervals of those differences reach as far as {max(reach):.2g}; more "
+        "seeds would narrow them."
+    )
+
+
+def shown_interval(row: dict[str, Any]) -> str:
+    """Interval of a cell's mean, cut to what an accuracy can be."""
+    if row["low"] is None:
+        return text.MISSING
+    low, high = row["low"], row["high"]
+    if "accuracy" in str(row["metric_name"]):
+        low, high = max(0.0, low), min(1.0, high)
+    return f"{low:.4g} to {high:.4g}"
 
 
 def _listed(names: list[str]) -> str:

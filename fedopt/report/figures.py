@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,17 @@ Numbers = Sequence[float | None] | np.ndarray
 
 @dataclass(frozen=True)
 class View:
-    """One choice of horizontal axis: a label, the axis title, and x for every trace."""
+    """One choice of horizontal axis: a label, the axis title, and x for every trace.
+
+    Args:
+        ticks: of a logarithmic axis; empty for a linear one.
+    """
 
     label: str
     title: str
     x: tuple[list[Any], ...]
     tickformat: str = ""
+    ticks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Figure:
 
     def spec(self) -> dict[str, Any]:
         """What the page's script reads."""
-        views = [{"label": v.label, "title": v.title, "x": v.x, "tickformat": v.tickformat} for v in self.views]
+        views = [asdict(view) for view in self.views]
         return {"traces": self.traces, "layout": self.layout, "views": views}
 
 
@@ -97,6 +102,22 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def log_ticks(values: Sequence[float | None], ratio: float = 5) -> tuple[float, ...]:
+    """Ticks of a logarithmic axis where the positive values span more than ``ratio``, else nothing (a linear axis).
+
+    >>> log_ticks([0.0, 1.0, 4.0, 16.0]), log_ticks([1.0, 2.0]), log_ticks([90.0, 2e6])
+    ((1.0, 2.0, 5.0, 10.0, 20.0), (), (100.0, 1000.0, 10000.0, 100000.0, 1000000.0))
+    """
+    positive = [v for v in values if v is not None and v > 0 and math.isfinite(v)]
+    if not positive or max(positive) < ratio * min(positive):
+        return ()
+    low, high = min(positive), max(positive)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high < 100 * low else (1,)
+    ladder = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return tuple(tick for tick in ladder if low / 1.3 <= tick <= high * 1.3)
 
 
 def thin(values: Numbers, limit: int = MAX_POINTS) -> np.ndarray:

@@ -27,7 +27,7 @@ def test_compare_directories(tmp_path: Path) -> None:
     code, out, _ = call("compare", *runs, "--out", str(tmp_path / "out"))
     assert code == 0
     lines = out.strip().splitlines()
-    assert lines[0] == "made, lr 0.3 (difference +0.2, interval +0.2 to +0.2) is better than made, lr 0.1."
+    assert lines[0] == "Against made, lr 0.1: made, lr 0.3 (+0.2) is better."
     assert Path(lines[-1].removeprefix("report: ")).read_text().count("data-plot=") >= 3
     code, _, errors = call("compare", *runs, "--out", str(tmp_path / "out"), "--baseline", "nobody")
     assert code == 2 and "'nobody' is no method; found: made, lr 0.1, made, lr 0.3." in errors

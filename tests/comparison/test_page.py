@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fedopt.comparison.api import write
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.page import Background, comparison_page
 from fedopt.comparison.results import Entry, Judging, collect
+from fedopt.comparison.trim import trim
 from fedopt.report.figures import Figure
 from fedopt.report.page import render_page
 
@@ -125,9 +127,26 @@ def test_everything_is_written(tmp_path: Path) -> None:
     kinds = {p.suffix for p in (folder / "figures").iterdir()}
     assert kinds == {".svg", ".png", ".pdf"}
     assert "2.0 to" not in made._repr_html_() and "P, epsilon 2" in made._repr_html_()
-    assert made.figure("utility-epsilon").axes[0].get_xlabel().startswith("epsilon (unit client")
+    assert made.figure("utility-epsilon").axes[0].get_xlabel().startswith("epsilon\n(unit client")
     assert made.runs["directory"][0] == "../runs/0-0"
     text = (folder / "compare.md").read_text()
-    assert text.startswith("# Written\n\nP, epsilon 2 (difference -0.") and "\n| P, epsilon 2 | 2 | 0.5" in text
+    assert text.startswith("# Written\n\nAgainst A: P, epsilon 2 (-0.2") and "\n| P, epsilon 2 | 2 | 0.5" in text
     with pytest.raises(KeyError):
         made.figure("nothing")
+
+
+def test_a_trimmed_report_shows_pictures_and_runs_no_script(tmp_path: Path) -> None:
+    found = entries(tmp_path / "runs", {"A": (None, 0.8, None), "P@2": (2.0, 0.6, privacy(2.0))})
+    judging = Judging(baseline="A")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    made = write(collect(found, judging, folder), judging, Background("Trimmed"), folder)
+    written = trim(folder, tmp_path / "small")
+    html = (tmp_path / "small" / "compare.html").read_text()
+    assert "<script" not in html and "<fieldset" not in html and len(html) < 60_000
+    shown = set(re.findall(r'<img src="figures/([^"]+)"', html))
+    assert shown == {path.name for path in (folder / "figures").glob("*.svg")} and len(shown) > len(made.plots)
+    assert all((tmp_path / "small" / "figures" / name).exists() for name in shown)
+    assert html.count('alt="') == len(shown) and "img-src file: 'self'" in html
+    assert "curves.csv" not in {path.name for path in written}
+    assert "](figures/learning-server-steps.svg)" in (tmp_path / "small" / "compare.md").read_text()

@@ -46,11 +46,11 @@ def test_means_spread_and_failures(results: Results) -> None:
 
 
 def test_costs_to_the_target_are_those_of_the_first_step_that_reached_it(results: Results) -> None:
-    # The target is what the baseline ends with: 0.81. B reaches it at steps 1, 2, 1; two of A's seeds reach it.
+    # The target is what the baseline ends with: 0.81. B reaches it at steps 1, 2, 1; two of A's seeds reach it at 2.
     a, b, p = (cell(results, name) for name in "ABP")
-    assert b["reached"] == 3 and b["time_to_target_s"] == pytest.approx(4 / 3)
-    assert b["bytes_to_target"] == pytest.approx(200 * 4 / 3)
-    assert a["reached"] == 2 and a["time_to_target_s"] is None and p["reached"] == 0
+    assert b["reached"] == 3 and b["time_to_target_s"] == 1 and b["bytes_to_target"] == 200, "medians"
+    assert a["reached"] == 2 and a["time_to_target_s"] == 2, "the median of 2, 2 and never"
+    assert p["reached"] == 0 and p["time_to_target_s"] is None
 
 
 def test_epsilon_to_a_target(tmp_path: Path) -> None:
@@ -74,10 +74,26 @@ def test_tests_against_the_baseline(results: Results) -> None:
 
 
 def test_words_say_what_is_and_is_not_separable(results: Results) -> None:
-    better, worse, note = verdicts(results, 0.95)
-    assert better.startswith("B (difference +0.102, interval ") and better.endswith(" is better than A.")
-    assert worse.startswith("P, epsilon 2 (difference -0.41") and worse.endswith(" is worse than A.")
-    assert "Holm's method over all 2" in note and "Not separable does not mean equal" in note
+    said, note = verdicts(results, 0.95)
+    assert said == "Against A: B (+0.1) is better; P, epsilon 2 (-0.41) is worse."
+    assert "Holm's method over all 2" in note and "Not separable" not in note
+
+
+def test_words_say_how_large_a_difference_is_left_open(tmp_path: Path) -> None:
+    values = {"A": (0.5, 0.6, 0.7), "B": (0.56, 0.58, 0.72)}
+    entries = [
+        Entry(Cell("", name, 2.0, "epsilon"), seed, fabricate(tmp_path / f"{name}{seed}", [value], seed))
+        for name, ends in values.items()
+        for seed, value in enumerate(ends)
+    ]
+    found = collect(entries, Judging(baseline="A"), tmp_path)
+    said, note = verdicts(found, 0.95)
+    assert said == "Against A, epsilon 2: B (+0.02) is not separable from noise."
+    (row,) = records(found.tests)
+    assert (
+        f"Not separable does not mean equal: the intervals of those differences reach as far as {row['high']:.2g}"
+        in note
+    )
 
 
 def test_only_clients_with_one_example_each_make_client_level_example_level(tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ def test_tables_are_typed_documented_and_versioned(results: Results, tmp_path: P
     assert sorted(p.name for p in written)[:2] == ["cells.csv", "cells.parquet"]
     table = parquet.read_table(tmp_path / "runs.parquet")
     assert table.column_names == [column.name for column in tables.RUNS] and table.num_rows == 10
-    assert table.schema.metadata[b"fedopt_comparison_version"] == b"1"
+    assert table.schema.metadata[b"fedopt_comparison_version"] == b"2"
     assert str(table.schema.field("seed").type) == "int64" and table["steps"].null_count == 1
     with pytest.raises(ValueError, match="unknown columns of runs: invented"):
         tables.frame("runs", [{"invented": 1}])

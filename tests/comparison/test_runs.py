@@ -64,6 +64,7 @@ def test_tuning_gives_every_method_the_same_trials_and_is_stated(made: Compariso
     html = made.report.read_text()
     assert "got 2 trials with seed 1000 (every combination of client.batch_size in [5, 20])" in html
     assert "No trial of impossible ended with a finite metric" in html
+    assert "Chosen at an end of the grid, so that a wider one may do better: A (client.batch_size = " in html
 
 
 def test_repeating_reuses_finished_runs_and_adds_new_seeds(made: Comparison) -> None:

@@ -62,6 +62,11 @@
   const draw = ({ plot, spec, radios }) => {
     const css = style();
     const width = plot.clientWidth;
+    // On narrow screens the legend takes half of the plot: make the plot higher by it.
+    plot.dataset.height ??= parseInt(plot.style.height, 10);
+    const named = spec.traces.filter((trace) => trace.showlegend !== false).length;
+    const more = width < 480 && named > 1 && spec.layout.showlegend !== false ? Math.min(200, 20 * named) : 0;
+    plot.style.height = `${Number(plot.dataset.height) + more}px`;
     const view = spec.views[Number(radios.find((radio) => radio.checked)?.value ?? 0)];
     let layout = merged(baseLayout(width), spec.layout);
     let traces = spec.traces;
@@ -71,7 +76,8 @@
     }
     if (view) {
       traces = traces.map((trace, i) => ({ ...trace, x: view.x[i] }));
-      layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat });
+      const scale = view.ticks.length ? { type: "log", tickvals: view.ticks } : { type: "linear" };
+      layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat, ...scale });
     }
     if (traces.length < 2 && spec.layout.showlegend === undefined) layout.showlegend = false;
     return Plotly.react(plot, themed(traces, css), themed(layout, css), config(width));
