@@ -157,9 +157,9 @@ def main(source: str, folder: str) -> None:
         for width in (400, 1400):
             for dark in (False, True):
                 tab.open(path, width, dark)
-                tab.screenshot(out / f"{path.parent.name}-{width}-{'dark' if dark else 'light'}.png")
                 overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
                 plots = tab.evaluate("document.documentElement.dataset.plots")
+                tab.screenshot(out / f"{path.parent.name}-{width}-{'dark' if dark else 'light'}.png")
                 print(f"{width} px, dark {dark}: {plots} plots, {overflow=}", flush=True)
         tab.pdf(out / f"{path.parent.name}.pdf")
         print("problems:", tab.problems or "none")
