@@ -50,6 +50,7 @@ def execute(
     executor: str = "processes",
     name: str = "comparison",
     batch: Batching = "never",
+    later: int = 0,
 ) -> list[Done]:
     """Make sure every run exists.
 
@@ -61,6 +62,7 @@ def execute(
         executor: ``processes`` or ``ray``.
         name: of the comparison, for notes and progress.
         batch: whether runs of equal models are trained in common passes, see ``fedopt.comparison.batches``.
+        later: runs that follow these, counted in the time left.
     Returns:
         One entry per run, in the given order. A failing run is an entry, not an exception.
     """
@@ -72,7 +74,7 @@ def execute(
             done[run.key] = Done(run, directory, "reused")
         else:
             missing[run.key] = run
-    view = _View(len(missing), len(done), processes, quiet)
+    view = _View(len(missing), len(done), processes, quiet, later)
     waiting = list(missing.values())
     threads = _threads(processes) if processes > 1 else None
     jobs = [_job(run, folder, name, threads) for run in waiting]
@@ -197,17 +199,18 @@ def _threads(processes: int) -> int:
 class _View:
     """One line per finished run with the time left, from the mean of those finished so far."""
 
-    def __init__(self, total: int, reused: int, processes: int, quiet: bool):
-        self.total, self.processes, self.quiet = total, max(1, processes), quiet
+    def __init__(self, total: int, reused: int, processes: int, quiet: bool, later: int = 0):
+        self.total, self.processes, self.quiet, self.later = total, max(1, processes), quiet, later
         self.finished, self.began = 0, time.monotonic()
-        self._say(f"{total} runs to execute, {reused} reused")
+        self._say(f"{total} runs to execute, {reused} reused" + (f"; then at most {later} more" if later else ""))
 
     def show(self, done: Done) -> None:
         """After one run."""
         self.finished += 1
         words = f"failed: {done.error}" if done.how == "failed" else _headline(done)
-        left = (self.total - self.finished) * (time.monotonic() - self.began) / self.finished
-        end = f"; about {clock(left)} left" if self.finished < self.total else ""
+        remaining = self.total - self.finished + self.later
+        left = remaining * (time.monotonic() - self.began) / self.finished
+        end = f"; about {clock(left)} left" if remaining else ""
         self._say(f"[{self.finished}/{self.total}] {done.run.label}: {words} ({done.wall_s:.1f} s){end}")
 
     def _say(self, line: str) -> None:

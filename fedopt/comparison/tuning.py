@@ -132,6 +132,7 @@ def tune(described: Described, folder: Path, quiet: bool) -> tuple[dict[Cell, Va
         description.executor,
         f"{description.name} (tuning)",
         description.batch_runs,
+        later=len(trials) * len(description.seeds),
     )
     outcome = iter(done)
     results = {cell: [next(outcome) for _ in group] for cell, group in trials.items()}

@@ -294,3 +294,16 @@ def test_a_batch_is_reused_verified_and_loses_nothing_to_a_failing_member(
     assert "batch:" in (done[0].directory / "scenario.yaml").read_text()
     verdict = verify(done[0].directory)
     assert verdict.repeats, verdict
+
+
+def test_progress_counts_the_runs_that_follow_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fedopt.comparison import runs
+
+    monkeypatch.setattr(runs, "run_job", lambda _: ("failed", 1.0, "no", ""))
+    monkeypatch.setattr(runs.time, "monotonic", iter([0.0, 10.0, 20.0]).__next__)
+    execute([plan(seed=0), plan(seed=1)], tmp_path, quiet=False, later=4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "2 runs to execute, 0 reused; then at most 4 more"
+    assert lines[1].endswith("failed: no (1.0 s); about 0:50 left") and lines[2].endswith("; about 0:40 left")
