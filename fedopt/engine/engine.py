@@ -42,7 +42,7 @@ class CohortEngine:
         device: torch device.
         seed: run seed; the initial parameters are the stream (seed, "initial_parameters").
         formulation: ``auto`` or one of ``fedopt.engine.select.FORMULATIONS``.
-        chunk: rows computed at once, or ``auto``.
+        chunk: most rows given to ``train`` at once, or ``auto``.
         dtype: ``float32``, ``bfloat16`` (autocast of forward and backward, parameters stay float32) or ``tf32`` (CUDA).
         threads: intra-op threads of torch, set for the process; None leaves them.
         memory_bytes: what training a block may take on the device; None: no limit on a CPU, most of a CUDA device.
@@ -170,7 +170,8 @@ class CohortEngine:
             return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
         order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
         formulation = self.formulation_for(rule)
-        size = self.block_rows if self.chunk == "auto" else self.chunk_rows()
+        # Also with a given chunk: a run that goes on, or is verified, has its chunk pinned and must repeat the blocks.
+        size = self.block_rows
         if self._blocks is not None:
             steps, width = plan.counts.shape[1], int(plan.counts.max(initial=0))
             starts = len(cohort.distinct("params")[0])
@@ -284,7 +285,7 @@ class CohortEngine:
             "formulation": self.selection.formulation,
             "reason": self.selection.reason,
             "chunk": self.chunk_rows(),
-            "block": self.chunk_rows() if self.chunk != "auto" else self.block_rows,
+            "block": self.block_rows,
             "threads": torch.get_num_threads(),
             "dtype": self.dtype,
             "torch": str(torch.__version__),

@@ -181,6 +181,15 @@ def test_a_run_repeats_whole_and_from_its_last_checkpoint(finished: Path) -> Non
     assert (finished / "checkpoint.safetensors").exists() and verify(finished, last=True).repeats
 
 
+def test_a_cohort_larger_than_a_block_repeats_too(tmp_path: Path) -> None:
+    scenario = small(
+        data__clients=60, sampling={"kind": "all"}, aggregator={"kind": "fedavg"}, engine={}, run__server_steps=2
+    )
+    directory = fedopt.simulate(scenario, out=tmp_path).directory
+    assert "chunk: 256" in (directory / "scenario.yaml").read_text(), "recorded as chosen, and not as the block"
+    assert verify(directory).differences == ()
+
+
 def test_one_changed_bit_is_found_and_explained(finished: Path) -> None:
     import pyarrow.parquet as parquet
 
