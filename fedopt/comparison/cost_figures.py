@@ -13,8 +13,6 @@ from fedopt.comparison.words import records
 from fedopt.report import figures
 from fedopt.report.figures import Figure, View, axis, log_ticks, plain
 
-# Costs this many times apart are drawn on a logarithmic axis.
-FAR_APART = 50
 REVERSED = {"autorange": "reversed", "automargin": True, "dtick": 1}
 TARGET_VIEWS = (
     ("time_to_target_s", "virtual time", "virtual time to the target (s)", ""),
@@ -72,10 +70,7 @@ def target_figures(results: Results, base: str) -> list[Figure]:
             caption=f"Median over seeds until {words} was first reached at an evaluation, a seed that never reached it "
             "counted as infinite: no bar where half of them or more did not. Reading the test metric to stop is not "
             "paid for in epsilon.",
-            views=tuple(
-                View(label, title, (plain([r[c] for r in rows]),), form, log_ticks([r[c] for r in rows], FAR_APART))
-                for c, label, title, form in choices
-            ),
+            views=tuple(View(label, title, (plain([r[c] for r in rows]),), form) for c, label, title, form in choices),
             wide=True,
             height=140 + 34 * len(rows),
         )

@@ -144,7 +144,7 @@ def _bars(axes: Any, trace: dict[str, Any], x: Sequence[Any], index: int, count:
 
 
 def _axes(axes: Any, figure: Figure, view: int) -> None:
-    from matplotlib.ticker import EngFormatter, PercentFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
     across, up = figure.layout.get("xaxis", {}), figure.layout.get("yaxis", {})
     axes.set_title(figure.title, fontsize=10)
@@ -158,6 +158,8 @@ def _axes(axes: Any, figure: Figure, view: int) -> None:
         axes.minorticks_off()
     if figure.views and figure.views[view].tickformat == "~s":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    elif figure.views and figure.views[view].label == "server steps":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif ticks:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for side, described in ((axes.xaxis, across), (axes.yaxis, up)):
