@@ -167,6 +167,7 @@ SUMMARY_KEYS = (
     Key("versions", "object", "Version of fedopt, Python and each package that computes."),
     Key("machine", "object", "Processor, cores, memory, accelerator, operating system."),
     Key("started_at", "string", "Start of the run, ISO 8601 with time zone."),
+    Key("clock", "string", "What the run's times are: virtual time, or (in a deployment) time."),
 )
 
 

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from fedopt.runlog import RunLogError, read_clients, read_rounds, read_summary, read_updates
 
+VIRTUAL_TIME = "virtual time"
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -57,6 +59,11 @@ class RunData:
     def is_private(self) -> bool:
         """Whether the run had a privacy mechanism."""
         return self.privacy is not None
+
+    @property
+    def clock(self) -> str:
+        """What the run's times are."""
+        return str(self.summary.get("clock", VIRTUAL_TIME))
 
     @cached_property
     def total_bytes(self) -> list[int]:

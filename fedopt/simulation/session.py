@@ -276,7 +276,7 @@ class Session:
         return [{name: value for name, value in row.items() if name not in self._withheld} for row in rows]
 
     def _known(self) -> dict[str, Any]:
-        return known(self.parts, self._started_at, self.warnings)
+        return {**known(self.parts, self._started_at, self.warnings), "clock": self._clock}
 
     def _summary(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
         privacy = self._epsilon_summary()

@@ -53,7 +53,10 @@ def test_a_trace_replays_the_times_of_its_deployment(tmp_path: Path) -> None:
     again = simulate(replayed(chosen, run.directory / "trace.csv"), tmp_path / "again")
     assert again.rounds.time_s.tolist() == pytest.approx(run.rounds.time_s.tolist(), abs=0.2)
     assert again.summary["model_sha256"] == run.summary["model_sha256"]
-    assert "Predicted against real" in run.report.read_text()
+    page, simulated = run.report.read_text(), again.report.read_text()
+    assert "Predicted against real" in page
+    assert "on real devices" in page and "irtual time" not in page
+    assert "on the simulated devices" in simulated and "Virtual time" in simulated
 
 
 def test_a_trace_is_short_for_computing_and_transfers() -> None:

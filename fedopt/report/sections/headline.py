@@ -6,7 +6,7 @@ from typing import Any
 
 from fedopt.report import text
 from fedopt.report.page import Card
-from fedopt.report.run_data import RunData
+from fedopt.report.run_data import VIRTUAL_TIME, RunData
 
 _BANNERS = {
     "running": "This run has not ended",
@@ -80,11 +80,15 @@ def _sampling(sampling: Any) -> Any:
     return f"{sampling.get('kind')} (amplification {amplification}{amplified})"
 
 
+def _whose(run: RunData) -> str:
+    return "on the simulated devices" if run.clock == VIRTUAL_TIME else "on real devices"
+
+
 def _cost_cards(run: RunData) -> list[Card]:
     s = run.summary
     found = [
         Card("Server steps", text.number(s.get("steps"))),
-        Card("Virtual time", text.duration(s.get("time_s")), "on the simulated devices"),
+        Card(run.clock.capitalize(), text.duration(s.get("time_s")), _whose(run)),
         Card("Wall time", text.duration(s.get("wall_s")), _speed(run)),
         Card("Sent by clients", text.size(s.get("uplink_bytes"))),
         Card("Sent to clients", text.size(s.get("downlink_bytes"))),

@@ -25,7 +25,7 @@ def cost_views(run: RunData, positions: list[np.ndarray]) -> tuple[View, ...]:
 
     found = [
         view("server steps", "server step", run.round_column("step")),
-        view("virtual time", "virtual time (s)", run.round_column("time_s")),
+        view(run.clock, f"{run.clock} (s)", run.round_column("time_s")),
         view("bytes", "bytes sent, both ways", run.total_bytes, "~s"),
     ]
     if any(run.round_column("queries")):

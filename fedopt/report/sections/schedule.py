@@ -138,7 +138,7 @@ def _timeline(run: RunData) -> Figure | None:
         alt=f"Bars from dispatch to arrival of {len(first)} tasks in {lanes.max() + 1} lanes, until {end:.4g} s.",
         traces=traces,
         layout={
-            "xaxis": figures.axis("virtual time (s)"),
+            "xaxis": figures.axis(f"{run.clock} (s)"),
             "yaxis": figures.axis("clients at work", showgrid=False, zeroline=False),
         },
         columns=("client", "dispatched (s)", "arrived (s)", "version", "status"),
