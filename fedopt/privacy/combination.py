@@ -48,8 +48,7 @@ def _fits_mechanism(scenario: Scenario) -> Found:
     assert privacy is not None
     mechanism, kind = privacy.mechanism, privacy.mechanism.kind()
     if privacy.trust not in mechanism.trusts:
-        allowed = " or ".join(mechanism.trusts)
-        known = components("fedopt.privacy.mechanisms").items()
+        allowed, known = " or ".join(mechanism.trusts), components("fedopt.privacy.mechanisms").items()
         others = [name for name, made in known if privacy.trust in getattr(made, "trusts", ())]
         yield (
             ("privacy", "trust"),

@@ -109,6 +109,19 @@ def test_a_run_stops_before_it_exceeds_max_epsilon(tmp_path):
     assert exact.exact(((event, run.summary["steps"]),)) <= 7.0 < exact.exact(((event, run.summary["steps"] + 1),))
 
 
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_noise_is_calibrated_and_stopped_by_one_accountant(accountant, tmp_path):
+    """Trap 7: a run whose noise meets its limit makes all its steps, by either accountant."""
+    scenario = private(
+        {"kind": "gaussian"},
+        {"relation": "add_or_remove_one", "target_epsilon": 3.0, "max_epsilon": 3.0, "accountant": accountant},
+        sampling={"kind": "poisson", "cohort_size": 4},
+    )
+    run = fedopt.simulate(scenario, out=tmp_path)
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 6
+    assert set(run.rounds["epsilon_accountant"]) == {accountant} and 2.99 <= run.summary["epsilon"] <= 3.0
+
+
 def test_rejected_replies_count_towards_the_participation_limit(tmp_path):
     """Under local trust the server has seen a reply it then rejects: it is paid for, and used up."""
     scenario = private(
