@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,10 @@ import torch
 from killed_run import start, start_ranks
 
 import fedopt
-from fedopt.simulation.distributed import ShardedUpdates, world
+from fedopt.engine.base import Cohort, CohortReply, DenseUpdates
+from fedopt.simulation import distributed
+from fedopt.simulation.distributed import ShardedUpdates, ShardedWork, world
+from fedopt.types import Message
 from fedopt.yaml_writer import to_yaml
 from scenarios import BUFFERED, mapping
 
@@ -65,3 +69,39 @@ def test_outside_torchrun_there_is_one_rank() -> None:
 def test_a_batch_that_was_never_gathered_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="resume it without torchrun"):
         ShardedUpdates(None, (), 2, 3).of_this_rank()
+
+
+def test_what_is_reduced_lies_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL reduces nothing that lies on the host; seen on the device without numbers."""
+    places = []
+    monkeypatch.setattr(distributed, "summed", lambda values: places.append(values.device.type) or values)
+    mine = ShardedUpdates(DenseUpdates(torch.zeros(2, 3, device="meta")), (0, 2), 4, 3, "meta")
+    nothing = ShardedUpdates(None, (), 4, 3, "meta")
+    for batch in (mine, nothing, mine.take([1, 2]), mine.take([1]), mine.scaled(torch.ones(4))):
+        batch.weighted_sum(torch.ones(len(batch), dtype=torch.float64))
+        batch.norms()
+        batch.rows()
+    assert places == ["meta"] * 15
+
+
+class Answering:
+    """Client work whose numbers lie where they fall."""
+
+    def work(self, cohort: Cohort, engine: Any) -> CohortReply:
+        rows = DenseUpdates(torch.zeros(len(cohort), 3, device="meta"))
+        losses = torch.zeros(len(cohort), device="meta")
+        return CohortReply({"update": rows}, {"state": losses[:, None]}, {"train_loss": losses}, (1,) * len(cohort))
+
+
+def test_states_metrics_and_queries_are_reduced_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = []
+
+    def summed(values: torch.Tensor) -> torch.Tensor:
+        places.append(values.device.type)
+        return torch.zeros(values.shape) if values.dim() == 1 and len(places) == 1 else values  # queries are read
+
+    monkeypatch.setattr(distributed, "summed", summed)
+    cohort = Cohort((0, 1, 2), (0,) * 3, (Message({}),) * 3, (1,) * 3, 0)
+    engine = SimpleNamespace(device=torch.device("meta"))
+    ShardedWork(Answering(), 1, 2).work(cohort, engine)  # type: ignore[arg-type]
+    assert places == ["meta"] * 3
