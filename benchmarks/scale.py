@@ -250,7 +250,9 @@ def main() -> None:
                 found = measured(axis, size, options.updates or UPDATES[axis])
                 samples[axis][size].append(found)
                 print(f"repeat {repeat + 1} {axis} {size:,}: {found['total_us']:.0f} us per update", flush=True)
-        write(samples, date, before, options.out)  # after every repeat, so that a run cut short leaves its table
+            # After every axis, so that a run cut short leaves its table.
+            done = {a: each for a, each in samples.items() if all(each.values())}
+            write(done, date, before, options.out)
 
 
 def write(samples: dict[str, Any], date: str, before: tuple[float, ...], out: Path) -> None:
