@@ -75,7 +75,10 @@ class Method(Settings):
         return ("update",)
 
     def weighs_alike(self) -> bool:
-        """Whether every reply counts with weight 1 where importance and staleness weights are constant."""
+        """Whether all replies of a step go into one sum with weight 1, where importance and staleness are constant.
+
+        Noise in shares and shuffled messages need that: a sum of fewer replies would carry less noise than is charged.
+        """
         return True
 
     def evaluated(self, state: Any) -> torch.Tensor:

@@ -57,6 +57,10 @@ class DeComFL(SeedLogMethod):
         """Scalars along the common directions."""
         return ("scalars",)
 
+    def weighs_alike(self) -> bool:
+        """Not with buffers: replies that started from different versions go into different sums."""
+        return self.buffer_size is None
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """An empty log."""
         return self.start(params, public.seed)

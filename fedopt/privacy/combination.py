@@ -220,8 +220,8 @@ def _method_has_a_bound(scenario: Scenario) -> Found:
         elif not scenario.aggregator.weighs_alike():
             yield (
                 ("aggregator",),
-                f"{scenario.aggregator.kind()} weights replies, but mechanism {privacy.mechanism.kind()} needs them to "
-                "count alike; use fedavg or fedbuff, or mechanism: {kind: gaussian}",
+                f"{scenario.aggregator.kind()} weights replies or splits them over sums, but mechanism "
+                f"{privacy.mechanism.kind()} needs one plain sum; use fedavg or fedbuff, or mechanism: {{kind: gaussian}}",
             )
 
 

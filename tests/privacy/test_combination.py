@@ -234,6 +234,25 @@ def test_one_bound_for_every_tensor_of_the_model():
     assemble(from_mapping(body))
 
 
+def test_noise_in_shares_needs_one_sum_of_all_replies():
+    """Buffered DeComFL adds up per starting version: each sum has the shares of its own replies only."""
+    body = private(
+        {
+            "trust": "distributed",
+            "max_participations": 3,
+            "mechanism": {"kind": "distributed_gaussian", "noise_multiplier": 1.0, "minimum_survivors": 6},
+        },
+        sampling={"kind": "uniform", "concurrency": 8},
+        aggregator={"kind": "decomfl", "buffer_size": 6},
+        client={"kind": "spsa"},
+        devices={"compute": {"kind": "constant"}},
+    )
+    assert "splits them over sums" in refusal(body)
+    body["aggregator"] = {"kind": "decomfl"}
+    body["sampling"] = {"kind": "fixed", "cohort_size": 6}
+    assert from_mapping(body).privacy is not None
+
+
 def test_batch_normalisation_is_refused_where_examples_are_protected():
     """In a model of ours by its option; in somebody's own module when it is built."""
     from fedopt.simulation.assembly import assemble
