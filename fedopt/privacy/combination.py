@@ -221,7 +221,7 @@ def _method_has_a_bound(scenario: Scenario) -> Found:
             yield (
                 ("aggregator",),
                 f"{scenario.aggregator.kind()} weights replies or splits them over sums, but mechanism "
-                f"{privacy.mechanism.kind()} needs one plain sum; use fedavg or fedbuff, or mechanism: {{kind: gaussian}}",
+                f"{privacy.mechanism.kind()} needs one plain sum; use fedavg or fedbuff, or mechanism: gaussian",
             )
 
 
