@@ -70,7 +70,7 @@ def main() -> None:
 def report(rows: pd.DataFrame) -> str:
     """Where every method ends, and the bytes it takes to get somewhere."""
     seeds = rows.seed.nunique()
-    lines = [f"# One-byte messages against FedAvg: {seeds} seeds, all clients, both directions", ""]
+    lines = [f"# One-byte messages against FedAvg: all clients, both directions; seeds: {seeds}", ""]
     lines += [f"{rows.parameters.iloc[0]:,} parameters; always guessing the commonest character: "]
     lines[-1] += f"{rows.majority.mean():.4f}. Mean ± standard deviation."
     lines += [
@@ -92,7 +92,7 @@ def report(rows: pd.DataFrame) -> str:
 
 def spread(values: pd.Series) -> str:
     """Mean and standard deviation."""
-    return f"{values.mean():.4f} ± {values.std():.4f}"
+    return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")
 
 
 def reached(there: pd.DataFrame, seeds: int) -> str:
