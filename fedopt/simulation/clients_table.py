@@ -21,9 +21,9 @@ def clients_rows(parts: Parts, params: torch.Tensor, evaluate: str, ended: Finis
     evaluated = _evaluated(population) if evaluate == "end" and ended.status != "diverged" else []
     local = _local_metrics(parts, params, evaluated) if evaluated else {}
     spent = parts.server.affordable.client_epsilons(state) if parts.server.affordable is not None else {}
-    rows = []
+    rows, sizes = [], data.clients.sizes()  # once: they are as many as the population
     for client in sorted({*state.tasks, *evaluated}):
-        row: dict[str, Any] = {"client_id": client, "num_examples": int(data.clients.sizes()[client])}
+        row: dict[str, Any] = {"client_id": client, "num_examples": int(sizes[client])}
         row["class_counts"] = _class_counts(parts, client)
         row |= local.get(client, {})
         if client in spent:
