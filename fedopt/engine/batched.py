@@ -252,7 +252,7 @@ class NoiseStreams:
         self.active = clipping is not None and any(std > 0.0 for std in chunk.noise_stds)
         if clipping is None or not self.active:
             return
-        self._stds = torch.tensor(chunk.noise_stds, device=task.device)
+        self._stds = to_device(chunk.noise_stds, task.device, torch.float32)
         names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
         self._streams = [clipping.draws(task.device, seed, c, t) for seed, c, t in names]
         self._buffer = torch.empty(len(chunk), task.spec.size, device=task.device)
