@@ -26,7 +26,7 @@ REPORT, SUMMARY = "compare.html", "compare.md"
 DEFAULT_OUT = Path("reports")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """A finished comparison: tables as data frames, figures, and where everything lies.
 
@@ -90,6 +90,9 @@ class Comparison:
         from fedopt.comparison.words import verdicts
 
         return verdicts(self.results, self.judging.confidence)
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.runs)} runs, {len(self.cells)} methods and levels; {self.report})"
 
     def _repr_html_(self) -> str:
         """Verdicts and the table of methods in a notebook."""

@@ -21,8 +21,8 @@ CURVE_POINTS = 400
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 COSTS = (
+    ("time_s", "virtual time", "virtual time (s)", ""),  # first where there is one: steps of two methods differ
     ("step", "server steps", "server step", ""),
-    ("time_s", "virtual time", "virtual time (s)", ""),
     ("total_bytes", "bytes", "bytes sent, both ways", "~s"),
     ("queries", "evaluations", "objective evaluations", "~s"),
 )

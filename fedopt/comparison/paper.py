@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,9 @@ _METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"Creatio
 def as_matplotlib(figure: Figure, view: int = 0) -> Any:
     """A matplotlib figure of one view; not tied to any window system."""
     import matplotlib
-    from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context({"font.size": 9, "axes.axisbelow": True}):
-        canvas = Canvas(figsize=(6.4, max(2.4, figure.height / 105)))
+        canvas = _canvas()(figsize=(6.4, max(2.4, figure.height / 105)))
         axes = canvas.add_subplot()
         horizontal = figure.views[view].x if figure.views else tuple(t["x"] for t in figure.traces)
         lower: Any = None
@@ -97,6 +98,20 @@ def as_matplotlib(figure: Figure, view: int = 0) -> Any:
         if len(shown) > 1 and figure.layout.get("showlegend", True):
             axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
         return canvas
+
+
+@cache
+def _canvas() -> Any:
+    """Matplotlib's figure with a picture of itself: notebooks show one without pyplot only if it brings its own."""
+    from matplotlib.figure import Figure as Canvas
+
+    class Shown(Canvas):
+        def _repr_png_(self) -> bytes:
+            buffer = BytesIO()
+            self.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
+            return buffer.getvalue()
+
+    return Shown
 
 
 def _color(trace: dict[str, Any]) -> str:

@@ -150,7 +150,8 @@ def frame(name: str, rows: list[dict[str, object]]) -> pd.DataFrame:
     unknown = {key for row in rows for key in row} - set(names)
     if unknown:
         raise ValueError(f"unknown columns of {name}: {', '.join(sorted(unknown))}")
-    return pd.DataFrame([[row.get(column) for column in names] for row in rows], columns=names)
+    found = pd.DataFrame([[row.get(column) for column in names] for row in rows], columns=names)
+    return found.astype({column.name: "float64" for column in TABLES[name] if column.type == _NUMBER})
 
 
 def write(folder: Path, frames: Mapping[str, pd.DataFrame]) -> list[Path]:

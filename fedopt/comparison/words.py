@@ -35,10 +35,11 @@ def verdicts(results: Results, confidence: float) -> list[str]:
             f"{_listed(untested)} could not be tested: that takes at least two seeds shared with the baseline."
         )
     name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
+    adjusted = f", adjusted by Holm's method over all {len(rows)} of them" if len(rows) > 1 else ""
     found.append(
-        f"In brackets: the difference in mean {name}. Paired t tests over shared seeds, adjusted by Holm's method over "
-        f"all {len(rows)} of them, at {1 - confidence:.0%}. Seeds change the split, the devices, the batches and the "
-        f"noise, not the data set: the statements are about this data. {_left_open(rows)}"
+        f"In brackets: the difference in mean {name}. Paired t tests over shared seeds{adjusted}, "
+        f"at {1 - confidence:.0%}. Seeds change the split, the devices, the batches and the "
+        f"noise, not the data set: the statements are about this data.{_left_open(rows)}"
     )
     return found
 
@@ -67,8 +68,8 @@ def _left_open(rows: list[dict[str, Any]]) -> str:
     if not reach:
         return ""
     return (
-        f"Not separable does not mean equal: the intervals of those differences reach as far as {max(reach):.2g}; more "
-        "seeds would narrow them."
+        f" Not separable does not mean equal: the intervals of those differences reach as far as {max(reach):.2g}; "
+        "more seeds would narrow them."
     )
 
 

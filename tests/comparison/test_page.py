@@ -75,9 +75,9 @@ def test_the_page_holds_words_tests_frontier_and_no_unescaped_text(tmp_path: Pat
     found = entries(tmp_path, {"A": (None, 0.8, None), "B<script>": (None, 0.5, None)})
     figures, html = page_of(found, tmp_path, target=0.4)
     assert "<b>Title" not in html and "B<script>" not in html and "B&lt;script&gt;" in html
-    assert "Paired t tests over shared seeds, adjusted by Holm" in html and html.count("<h2") >= 6
+    assert "Paired t tests over shared seeds, at 5%" in html and html.count("<h2") >= 6
     assert {"learning", "frontier", "target"} <= set(figures) and "utility-epsilon" not in figures
-    assert figures["learning"].views[1].label == "virtual time" and "Somebody 2020" in html
+    assert figures["learning"].views[0].label == "virtual time" and "Somebody 2020" in html
 
 
 def test_a_mean_curve_is_over_the_steps_all_seeds_evaluated(tmp_path: Path) -> None:
@@ -128,6 +128,9 @@ def test_everything_is_written(tmp_path: Path) -> None:
     assert kinds == {".svg", ".png", ".pdf"}
     assert "2.0 to" not in made._repr_html_() and "P, epsilon 2" in made._repr_html_()
     assert made.figure("utility-epsilon").axes[0].get_xlabel().startswith("epsilon\n(unit client")
+    assert made.figure("learning")._repr_png_().startswith(b"\x89PNG"), "a notebook shows it without pyplot"
+    assert repr(made) == f"Comparison(4 runs, 2 methods and levels; {made.report})"
+    assert str(made.runs["level"].dtype) == str(made.cells["epsilon"].dtype) == "float64"
     assert made.runs["directory"][0] == "../runs/0-0"
     text = (folder / "compare.md").read_text()
     assert text.startswith("# Written\n\nAgainst A: P, epsilon 2 (-0.2") and "\n| P, epsilon 2 | 2 | 0.5" in text
@@ -149,4 +152,4 @@ def test_a_trimmed_report_shows_pictures_and_runs_no_script(tmp_path: Path) -> N
     assert all((tmp_path / "small" / "figures" / name).exists() for name in shown)
     assert html.count('alt="') == len(shown) and "img-src file: 'self'" in html
     assert "curves.csv" not in {path.name for path in written}
-    assert "](figures/learning-server-steps.svg)" in (tmp_path / "small" / "compare.md").read_text()
+    assert "](figures/learning-virtual-time.svg)" in (tmp_path / "small" / "compare.md").read_text()
