@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale bench-gpu bench-kernels bench-processes bench-zeroth-order
+.PHONY: demo test test-all check format setup clean bench bench-peers bench-scale bench-gpu bench-kernels bench-processes bench-zeroth-order bench-flower-app
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 # An FZooS round against the authors' way, an SPSA step against its forward passes.
+# Flower's own simulation against the virtual grid; needs benchmarks/peers.py flower.
+bench-flower-app: $(STAMP)
+	$(BIN)/python benchmarks/flower_app.py
+
 bench-zeroth-order: $(STAMP)
 	$(BIN)/python benchmarks/zeroth_order.py
 
