@@ -39,11 +39,11 @@ test-all: check
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
-# An FZooS round against the authors' way, an SPSA step against its forward passes.
 # Flower's own simulation against the virtual grid; needs benchmarks/peers.py flower.
 bench-flower-app: $(STAMP)
 	$(BIN)/python benchmarks/flower_app.py
 
+# An FZooS round against the authors' way, an SPSA step against its forward passes.
 bench-zeroth-order: $(STAMP)
 	$(BIN)/python benchmarks/zeroth_order.py
 
