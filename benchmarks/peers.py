@@ -1,7 +1,8 @@
-"""Set up each peer in its own environment: ``python benchmarks/peers.py [fedjax pfl flower opacus]``.
+"""Set up each peer in its own environment: ``python benchmarks/peers.py [fedjax fedjax-2024 pfl flower opacus]``.
 
 Environments go to ``.data/peers/<name>`` (or ``--folder``). With ``--borrow`` an environment sees the PyTorch of the
-running interpreter instead of installing its own, so that all contenders use the same one.
+running interpreter instead of installing its own, so that all contenders use the same one. FedJAX comes twice, with a
+current JAX and with one of its time: neither is the faster one everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("fedjax", "pfl", "flower", "opacus")
+PEERS = ("fedjax", "fedjax-2024", "pfl", "flower", "opacus")
 FOLDER = HERE.parent / ".data" / "peers"
 
 
@@ -33,7 +34,7 @@ def set_up(name: str, folder: Path, borrow: bool) -> None:
     if not python.exists():
         venv.create(folder / name, with_pip=True)
     requirements = (HERE / "requirements" / f"{name}.txt").read_text().splitlines()
-    if borrow:
+    if borrow and any(line.startswith("torch") for line in requirements):
         requirements = [line for line in requirements if not line.startswith("torch")]
         site = subprocess.run(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],

@@ -108,10 +108,11 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")
     formulation: str = Field("auto", description="how a cohort is trained; auto follows the documented rule")
     chunk: int | Literal["auto"] = Field("auto", description="most clients computed together")
+    block: int | Literal["auto"] = Field("auto", description="about how many clients are computed side by side")
     dtype: Literal["float32", "bfloat16", "tf32"] = Field(
         "float32", description="arithmetic of local training; bfloat16 is autocast, tf32 needs CUDA"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: PyTorch's")
+    threads: int | None = Field(None, ge=1, description="worker threads on a CPU; default: its cores")
     memory_gib: float = Field(1.0, gt=0, description="memory for computed updates and client states, GiB each")
 
 

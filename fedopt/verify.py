@@ -50,7 +50,7 @@ class Verdict:
 def verify(directory: Path, last: bool = False) -> Verdict:
     """Execute a finished run again in a temporary directory and compare.
 
-    Device, formulation, chunk and threads are those the run recorded, since they decide the bits. A run that was
+    Device, formulation, chunk and block are those the run recorded, since they decide the bits. A run that was
     trained together with others is executed together with them again, where their directories are still beside it.
 
     Args:
@@ -218,7 +218,7 @@ def _reasons(recorded: Path, again: Path) -> list[str]:
     before, after = read_summary(recorded), read_summary(again)
     found = _changes("version of", before.get("versions") or {}, after.get("versions") or {})
     found += _changes("machine:", before.get("machine") or {}, after.get("machine") or {}, ("processor", "accelerator"))
-    settings = ("device", "formulation", "chunk", "threads")
+    settings = ("device", "formulation", "chunk", "block", "threads")
     found += _changes("engine:", before, after, settings)
     then, now = _code(recorded), environment.code_version()
     if then is not None and then != now:

@@ -34,12 +34,14 @@ def main(build: Callable[[Bundle, argparse.Namespace], Contender], versions: Cal
     parser.add_argument("--variant", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--rounds", type=int, help="timed rounds; all of the bundle by default")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     bundle = load(options.bundle)
     contender = build(bundle, options)
     cpu, wall = [], []
-    for number, cohort in enumerate(bundle.cohorts):
+    last = None if options.rounds is None else options.warmup + options.rounds
+    for number, cohort in enumerate(bundle.cohorts[:last]):
         before_cpu, before_wall = time.process_time(), time.perf_counter()
         contender.round(cohort.tolist())
         if number >= options.warmup:

@@ -1,12 +1,16 @@
 """FedJAX (Ro et al. 2021). W4 clips in a plain wrapper around its client updates; W5 takes gradients per example."""
 
+# ruff: noqa: E402 - JAX is mended before FedJAX is imported
 from __future__ import annotations
 
 import argparse
 from importlib.metadata import version
 
-import fedjax
 import jax
+
+jax.tree_map = jax.tree_util.tree_map  # FedJAX 0.0.17 uses the name that JAX has since removed
+
+import fedjax
 import jax.numpy as jnp
 import numpy as np
 from _measure import Bundle, main

@@ -1,8 +1,8 @@
 """Flower's simulation engine (Beutel et al. 2020). Its CPU time is in other processes, so ``run.py`` measures this
 contender from outside, as the difference between a long and a short run. The strategy samples its own cohorts.
 
-W4 is not run: Flower's central clipping adds noise after the strategy, which is another algorithm. W5 neither: plain
-Opacus inside its clients costs what the plain loop costs, and the simulation on top.
+W4 is its central clipping wrapped around FedAvg. W5 is not run: plain Opacus inside its clients costs what the plain
+loop costs, and the simulation on top.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from _torch_models import accuracy, build
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from torch import nn
-from workloads import BATCH_SIZE, LR, MODELS, Bundle, load
+from workloads import BATCH_SIZE, CLIPPING_NORM, LR, MODELS, NOISE_MULTIPLIER, PRIVACY, Bundle, load
 
 _loaded: dict[str, object] = {}
 
@@ -70,10 +70,12 @@ def server_app(
     rounds: int,
     final: dict[str, Any],
     start: ArrayRecord | None = None,
+    private: bool = False,
 ) -> ServerApp:
     """Flower's FedAvg; puts wall seconds per round and accuracy into ``final``.
 
     Args:
+        private: with Flower's central clipping and noise.
         start: the initial model, where its parameters have other names than those of the plain one.
     """
     clients, cohort = len(bundle.offsets) - 1, bundle.cohorts.shape[1]
@@ -82,6 +84,8 @@ def server_app(
     @server.main()
     def serve(grid: Grid, context: Context) -> None:
         strategy = FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_available_nodes=clients)
+        if private:
+            strategy = DifferentialPrivacyServerSideFixedClipping(strategy, NOISE_MULTIPLIER, CLIPPING_NORM, cohort)
         initial = start if start is not None else ArrayRecord(build(kind, seed).state_dict())
         began = time.perf_counter()
         result = strategy.start(grid=grid, initial_arrays=initial, num_rounds=rounds)
@@ -110,7 +114,9 @@ def main() -> None:
     kind, bundle = MODELS[options.workload], load(Path(options.bundle))
     final: dict[str, Any] = {}
     run_simulation(
-        server_app=server_app(bundle, kind, options.seed, options.rounds, final),
+        server_app=server_app(
+            bundle, kind, options.seed, options.rounds, final, private=PRIVACY.get(options.workload) == "client"
+        ),
         client_app=client_app(options.bundle, kind),
         num_supernodes=len(bundle.offsets) - 1,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},

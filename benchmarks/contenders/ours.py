@@ -46,6 +46,7 @@ class Ours:
             dtype="bfloat16" if dtype == "bf16" else "float32",
             threads=options.threads,
         )
+        torch.manual_seed(options.seed)
         self.params, self.version = self.engine.initial_parameters(), 0
         clipping = ExampleClipping(CLIPPING_NORM, NOISE_MULTIPLIER * CLIPPING_NORM)
         self.clipping = clipping if self.privacy == "example" else None

@@ -5,6 +5,8 @@ Importing this module does not import torch, so that settings files may use its 
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -107,14 +109,13 @@ class ConcatUpdates:
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Sum of the pieces' weighted sums, in order."""
-        parts = zip(self.pieces, self._split(weights), strict=True)
-        total = None
-        for piece, share in parts:
-            value = piece.weighted_sum(share)
-            total = value if total is None else total + value
-        if total is None:
+        from fedopt.engine.threads import in_order
+
+        if not self.pieces:
             raise ValueError("an empty batch has no weighted sum; the caller knows the dimension")
-        return total
+        parts = zip(self.pieces, self._split(weights), strict=True)
+        values = in_order(lambda part: part[0].weighted_sum(part[1]), parts)
+        return functools.reduce(operator.add, values)
 
     def norms(self) -> torch.Tensor:
         """Row norms of all pieces."""

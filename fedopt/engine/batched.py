@@ -20,13 +20,14 @@ from fedopt.engine.dual import DualHidden, DualInput
 from fedopt.engine.dual_core import DualLayer
 from fedopt.engine.layers import Dropout, Flatten, Linear, ReLU, Stateless
 from fedopt.engine.losses import loss_and_gradient
+from fedopt.engine.noise import NoiseStreams
 from fedopt.engine.pieces import Piece, PiecewiseUpdates
 from fedopt.engine.precision import exact_products
 from fedopt.engine.rows import RowsParameter, StepContext
 from fedopt.engine.rules import clipping_factors
 from fedopt.engine.stacked_trunk import StackedTrunk
+from fedopt.engine.steps import Steps
 from fedopt.engine.tasks import Chunk, LossTask, Trained
-from fedopt.engine.transfer import to_device
 from fedopt.engine.trunk import Trunk
 from fedopt.models._inspect import unvectorizable
 from fedopt.rng import torch_generator
@@ -34,7 +35,8 @@ from fedopt.rng import torch_generator
 DualUse = Literal["never", "always", "auto"]
 STATELESS = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.MaxPool2d, nn.AvgPool2d, nn.Softplus)
 KNOWN = (nn.Linear, nn.Flatten, nn.ReLU, nn.Identity, nn.Dropout, *STATELESS)
-WIDE = 2**15  # weights of a hidden layer below this stay in the cache, and the dual form gains nothing
+WIDE = 2**15  # weights of a layer below this stay in the cache, and the dual form gains nothing
+CACHED = 2**18  # parameters of a block that stay in the cache of a core
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
@@ -58,6 +60,11 @@ def split_chain(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | 
     if not any(isinstance(layer, nn.Linear) for layer in head):
         return None
     return None if any(_has_state(layer) for layer in trunk) else (trunk, head)
+
+
+def has_wide_layer(module: nn.Module) -> bool:
+    """Whether a chain has a linear layer that the dual form would help."""
+    return any(isinstance(layer, nn.Linear) and layer.weight.numel() >= WIDE for layer in layers_of(module))
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -102,8 +109,16 @@ class Batched:
         self._trunk = _trunk(task, nn.Sequential(*trunk), task.device.type != "cpu" if stacked is None else stacked)
         self._has_trunk = bool(trunk)
         self._head = [layer for layer in head if type(layer) is not nn.Identity]
-        self._flat_inputs = task.inputs.flatten(1)
-        self.preferred_rows = 8 if trunk or dual == "never" else 16
+        if not trunk and self._head and isinstance(self._head[0], nn.Flatten):
+            self._head = self._head[1:]
+            self._inputs = task.inputs.flatten(1)
+        else:
+            self._inputs = task.inputs
+        self.preferred_rows = min(64, max(8 if trunk or dual == "never" else 16, CACHED // task.spec.size))
+
+    def twin(self) -> Batched:
+        """Another one, for another thread."""
+        return Batched(self._task, self._dual)
 
     def supports(self, rule: LocalRule) -> bool:
         """Every local rule, but per-example clipping only without a trunk."""
@@ -128,23 +143,16 @@ class Batched:
         """Train every row of the chunk."""
         if chunk.max_steps == 0:
             return _idle(chunk, self._task)
-        layers = self._build(chunk)
-        totals = torch.zeros(2, len(chunk), device=self._task.device)
+        layers, data = self._build(chunk), Steps(chunk, self._task)
         noise = NoiseStreams(chunk, self._task)
-        counts = to_device(chunk.counts, self._task.device)
-        scales = to_device(1.0 / chunk.denominators, self._task.device, torch.float32)
-        width = chunk.indices.shape[2]
-        ragged = bool((chunk.counts < width).any())
-        columns = torch.arange(width, device=self._task.device)
         for step in range(chunk.max_steps):
             rows = chunk.active(step)
-            real = (columns < counts[:rows, step, None]).float() if ragged else None
-            self._gradient(layers, chunk, step, real, scales[:rows, step], totals[:, :rows])
-            context = StepContext(rows, _rates(chunk, step, rows), chunk.rule, step == 0, None)
+            self._gradient(layers, data, step, rows, chunk.rule)
+            context = StepContext(rows, data.rate(step, rows), chunk.rule, step == 0, None)
             with exact_products() if chunk.rule.example_clipping is not None else nullcontext():
-                _apply(layers, chunk, context, scales[:rows, step], noise)
+                _apply(layers, chunk, context, data.scales[step, :rows], noise)
         pieces: list[Piece] = [piece for layer in layers if hasattr(layer, "pieces") for piece in layer.pieces()]
-        return Trained(PiecewiseUpdates(tuple(pieces), len(chunk)), totals[0] / totals[1])
+        return Trained(PiecewiseUpdates(tuple(pieces), len(chunk)), data.mean_losses())
 
     def _build(self, chunk: Chunk) -> list[Any]:
         made: list[Any] = []
@@ -155,9 +163,7 @@ class Batched:
         streams = self._dropout_streams(chunk)
         for layer in self._head:
             if isinstance(layer, nn.Linear):
-                first = all(isinstance(before, Flatten) for before in made)
-                one = self._linear(layer, chunk, begin, first)
-                made = [one] if isinstance(one, DualInput) else [*made, one]
+                made.append(self._linear(layer, chunk, begin, first=not made and self._inputs.dim() == 2))
                 begin += sum(p.numel() for p in layer.parameters())
             elif isinstance(layer, nn.Flatten):
                 made.append(Flatten())
@@ -170,8 +176,11 @@ class Batched:
         return made
 
     def _linear(self, layer: nn.Linear, chunk: Chunk, begin: int, first: bool) -> Any:
+        bfloat16 = self._task.bfloat16
         form = self._form(layer, chunk.rule, chunk.indices.shape[1], chunk.indices.shape[2], first)
-        return form(layer, chunk, begin, self._flat_inputs) if form is DualInput else form(layer, chunk, begin)
+        if form is DualInput:
+            return DualInput(layer, chunk, begin, self._inputs, bfloat16)
+        return DualHidden(layer, chunk, begin, bfloat16) if form is DualHidden else Linear(layer, chunk, begin)
 
     def _form(self, layer: nn.Linear, rule: LocalRule, steps: int, width: int, first: bool) -> Any:
         """Class of a linear layer: in dual form where that is less work."""
@@ -187,40 +196,18 @@ class Batched:
         names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
         return [torch_generator(self._task.device, seed, "dropout", c, t) for seed, c, t in names]
 
-    def _gradient(
-        self,
-        layers: list[Any],
-        chunk: Chunk,
-        step: int,
-        real: torch.Tensor | None,
-        scales: torch.Tensor,
-        totals: torch.Tensor,
-    ) -> None:
-        """Forward and backward pass; layers remember their gradients, of the mean loss unless examples are clipped.
-
-        Args:
-            layers: the layers of this chunk.
-            chunk: the chunk.
-            step: which step.
-            real: 1 for examples, 0 for padding ``[rows, batch]``; None without padding.
-            scales: one over the denominators ``[rows]``.
-            totals: sums of batch losses and number of batches ``[2, rows]``, added to.
-        """
-        indices = chunk.indices[: len(scales), step]
-        outputs = indices if isinstance(layers[0], DualInput) else self._task.inputs[indices]
+    def _gradient(self, layers: list[Any], data: Steps, step: int, rows: int, rule: LocalRule) -> None:
+        """Forward and backward pass; layers remember their gradients, of the mean loss unless examples are clipped."""
+        indices = data.indices[step, :rows]
+        outputs = indices
+        if not isinstance(layers[0], DualInput):
+            seen = self._inputs.index_select(0, indices.flatten())
+            outputs = seen.view(*indices.shape, *seen.shape[1:])
         for layer in layers:
             outputs = layer.forward(outputs, step)
-        losses, gradient = loss_and_gradient(self._task.task, outputs, self._task.targets[indices])
-        if real is None:
-            totals[0] += losses.mean(1)
-            totals[1] += 1
-        else:
-            counts = real.sum(1)
-            totals[0] += (losses * real).sum(1) / counts.clamp(min=1)
-            totals[1] += counts > 0
-            gradient.mul_(real[..., None])
-        if chunk.rule.example_clipping is None:
-            gradient.mul_(scales[:, None, None])
+        losses, gradient = loss_and_gradient(self._task.task, outputs, data.targets[step, :rows])
+        data.record(step, losses)
+        gradient.mul_(data.weights[step, :rows])
         for position in range(len(layers) - 1, -1, -1):
             gradient = layers[position].backward(gradient, position > 0)
 
@@ -230,7 +217,7 @@ def _apply(layers: list[Any], chunk: Chunk, context: StepContext, scales: torch.
     owners = [layer for layer in layers if hasattr(layer, "pieces")]
     if chunk.rule.example_clipping is not None:
         _reweight(owners, chunk, scales)
-    if noise.active:
+    if noise.active and not context.is_plain:
         context = replace(context, noise=noise.draw(context.rows, scales))
     duals = [layer for layer in owners if isinstance(layer, DualLayer)]
     rest = [layer for layer in owners if not isinstance(layer, DualLayer)]
@@ -239,29 +226,11 @@ def _apply(layers: list[Any], chunk: Chunk, context: StepContext, scales: torch.
     if context.is_plain:
         for layer in rest:
             layer.update(context)
+        if noise.active:
+            noise.add(context, [parameter for layer in owners for parameter in layer.parameters()])
         _move([pair for layer in duals for pair in layer.gradients()], context)
     else:
         _move([pair for layer in owners for pair in layer.gradients()], context)
-
-
-class NoiseStreams:
-    """One stream of noise per client, so that chunking does not change what is drawn."""
-
-    def __init__(self, chunk: Chunk, task: LossTask):
-        clipping = chunk.rule.example_clipping
-        self.active = clipping is not None and any(std > 0.0 for std in chunk.noise_stds)
-        if clipping is None or not self.active:
-            return
-        self._stds = to_device(chunk.noise_stds, task.device, torch.float32)
-        names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
-        self._streams = [clipping.draws(task.device, seed, c, t) for seed, c, t in names]
-        self._buffer = torch.empty(len(chunk), task.spec.size, device=task.device)
-
-    def draw(self, rows: int, scales: torch.Tensor) -> torch.Tensor:
-        """Noise of one step for the active rows, divided by the denominators ``[rows, d]``."""
-        for row in range(rows):
-            self._buffer[row] = self._streams[row].normal((self._buffer.shape[1],))
-        return self._buffer[:rows].mul_((self._stds[:rows] * scales)[:, None])
 
 
 def _reweight(owners: list[Any], chunk: Chunk, scales: torch.Tensor) -> None:
@@ -292,12 +261,6 @@ def _move(explicit: list[tuple[RowsParameter, torch.Tensor]], context: StepConte
             gradient.mul_(factors)
     for parameter, gradient in explicit:
         parameter.move(gradient, context)
-
-
-def _rates(chunk: Chunk, step: int, rows: int) -> torch.Tensor | float:
-    """One number where the active rows have the same rate, else ``[rows]`` on the device."""
-    values = chunk.rule.rates[:rows, step].tolist()
-    return values[0] if len(set(values)) == 1 else chunk.rates[:rows, step]
 
 
 def _idle(chunk: Chunk, task: LossTask) -> Trained:

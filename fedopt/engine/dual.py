@@ -34,10 +34,11 @@ class Slots:
     def _share_repeats(self, chunk: Chunk) -> None:
         rows, steps, width = chunk.indices.shape
         flat = chunk.host_indices.reshape(rows, steps * width)
-        found = [np.unique(flat[row], return_inverse=True) for row in range(rows)]
-        most = max(len(unique) for unique, _ in found)
+        ordered = np.sort(flat, axis=1)
+        most = 1 + int((ordered[:, 1:] != ordered[:, :-1]).sum(1).max())
         if most > 0.75 * steps * width:
             return
+        found = [np.unique(flat[row], return_inverse=True) for row in range(rows)]
         index = np.zeros((rows, most), np.int64)
         positions = np.zeros((rows, steps * width), np.int64)
         for row, (unique, inverse) in enumerate(found):
@@ -56,11 +57,11 @@ class DualInput(DualLayer):
         inputs: all training examples, flattened ``[n, in]``.
     """
 
-    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, inputs: torch.Tensor):
+    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, inputs: torch.Tensor, bfloat16: bool = False):
         self._slots = Slots(chunk)
-        super().__init__(layer, chunk, begin, self._slots.index.shape[1])
+        super().__init__(layer, chunk, begin, self._slots.index.shape[1], bfloat16)
         self._inputs, self._step = inputs, 0
-        seen = inputs[self._slots.index]
+        seen = inputs.index_select(0, self._slots.index.flatten()).view(*self._slots.index.shape, -1)
         with exact_products():  # norms are made of it
             self._gram = torch.bmm(seen, seen.transpose(1, 2))
         self._shared = self._times_starts(seen, transposed=True)
@@ -104,9 +105,9 @@ class DualInput(DualLayer):
 class DualHidden(DualLayer):
     """A wide layer behind others: keeps the history of its inputs ``[rows, steps * batch, in]``, not its weights."""
 
-    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int):
+    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, bfloat16: bool = False):
         slots = chunk.indices.shape[1] * chunk.indices.shape[2]
-        super().__init__(layer, chunk, begin, slots)
+        super().__init__(layer, chunk, begin, slots, bfloat16)
         rows, device = len(chunk), chunk.indices.device
         self._history = torch.zeros(rows, slots, layer.in_features, device=device)
         self._gram = torch.zeros(rows, slots, slots, device=device)

@@ -33,13 +33,15 @@ class DualLayer(ABC):
         chunk: rows to train.
         begin: offset of the weight in the flat parameters.
         slots: places for inputs per row.
+        bfloat16: multiply by W_0 in bfloat16, as autocast does.
     """
 
-    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, slots: int):
+    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, slots: int, bfloat16: bool = False):
         shape, split = tuple(layer.weight.shape), begin + layer.weight.numel()
         rows, device, rule = len(chunk), chunk.indices.device, chunk.rule
         weights = [start[begin:split].view(shape) for start in chunk.starts]
         self._starts = weights[0][None] if len(weights) == 1 else torch.stack(weights)  # one start is not copied
+        self._lowered = self._starts.bfloat16() if bfloat16 else None
         self._start_of = chunk.start_index
         self._rows_of = _rows_by_start(chunk)
         self.bias = None
@@ -73,15 +75,18 @@ class DualLayer(ABC):
         """The bias only: the weight has no explicit gradient."""
         return [] if self.bias is None else [(self.bias, self._gradient.sum(1))]
 
-    def _times_starts(self, seen: torch.Tensor, transposed: bool) -> torch.Tensor:
+    def _times_starts(self, seen: torch.Tensor, transposed: bool, exact: bool = False) -> torch.Tensor:
         """``x W_0^T [rows, ., out]`` or, not transposed, ``g W_0 [rows, ., in]``: one product per distinct start."""
-        weights = self._starts.transpose(1, 2) if transposed else self._starts
+        starts = self._starts
+        if self._lowered is not None and not exact:
+            starts, seen = self._lowered, seen.bfloat16()
+        weights = starts.transpose(1, 2) if transposed else starts
         if len(weights) == 1:
-            return seen @ weights[0]
+            return (seen @ weights[0]).float()
         product = torch.empty(*seen.shape[:2], weights.shape[2], device=seen.device)
         for weight, (mine, index) in zip(weights, self._rows_of, strict=True):
             active = index[: bisect_left(mine, len(seen))]
-            product.index_copy_(0, active, seen.index_select(0, active) @ weight)
+            product.index_copy_(0, active, (seen.index_select(0, active) @ weight).float())
         return product
 
     def _kept(self, product: torch.Tensor) -> torch.Tensor:
@@ -136,19 +141,21 @@ class DualLayer(ABC):
         """``|X^T C + s W_0|^2 = <X X^T, C C^T> + 2 s <X W_0, C> + s^2 |W_0|^2``, in float32 whatever training uses."""
         gram, shared = self._products()
         coefficients = self._coefficients
-        trained_exactly = products_are_exact()
+        trained_exactly = products_are_exact() and self._lowered is None
         with exact_products():
             squares = (torch.bmm(gram, coefficients) * coefficients).sum((1, 2))
             if self._keep is not None:
                 if not trained_exactly:
                     inputs, index = self._inputs_and_index()
-                    shared = self._times_starts(inputs[index], transposed=True)
+                    shared = self._times_starts(inputs[index], transposed=True, exact=True)
                 shift = self._keep - 1.0
                 squares += 2.0 * shift * (shared * coefficients).sum((1, 2))
                 squares += shift.square() * self._starts.square().sum((1, 2))[self._start_of]
-            # Examples that nearly cancel leave rounding errors of this size; a norm for clipping must not be too small.
-            sizes = coefficients.abs()
-            return squares + ROUNDING * (torch.bmm(gram.abs(), sizes) * sizes).sum((1, 2))
+            # Examples that nearly cancel leave rounding errors of this size (Cauchy-Schwarz, twice), and a norm for
+            # clipping must not be too small.
+            lengths = gram.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
+            lengths = lengths * torch.linalg.vector_norm(coefficients, dim=2)
+            return squares + ROUNDING * lengths.sum(1).square()
 
 
 def _rows_by_start(chunk: Chunk) -> list[tuple[list[int], torch.Tensor]]:

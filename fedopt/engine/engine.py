@@ -20,8 +20,9 @@ from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_clien
 from fedopt.engine.flat_module import FlatModule, flatten, spec_of
 from fedopt.engine.losses import example_loss
 from fedopt.engine.objective import ObjectiveSteps
-from fedopt.engine.select import Selection, select
-from fedopt.engine.tasks import Chunk, LossTask, Trained, make_chunk
+from fedopt.engine.select import Selection, fallback, select
+from fedopt.engine.tasks import Chunk, LossTask, Trained, even_blocks, make_chunk
+from fedopt.engine.threads import Lender, available, in_order, use
 from fedopt.engine.transfer import rows_at
 from fedopt.engine.updates import ReorderedUpdates
 from fedopt.engine.values import LossValues
@@ -44,10 +45,11 @@ class CohortEngine:
         formulation: ``auto`` or one of ``fedopt.engine.select.FORMULATIONS``.
         chunk: most rows given to ``train`` at once, or ``auto``.
         dtype: ``float32``, ``bfloat16`` (autocast of forward and backward, parameters stay float32) or ``tf32`` (CUDA).
-        threads: intra-op threads of torch, set for the process; None leaves them.
+        threads: worker threads for blocks of clients on a CPU (``fedopt.engine.threads``); None takes the cores.
+        block: about how many rows are computed together, or ``auto``.
         memory_bytes: what training a block may take on the device; None: no limit on a CPU, most of a CUDA device.
 
-    Guarantees: same arguments, cohorts, chunk and threads give the same bits.
+    Guarantees: same arguments, cohorts, chunk and block give the same bits, with any number of threads on a CPU.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class CohortEngine:
         dtype: str = "float32",
         threads: int | None = None,
         memory_bytes: int | None = None,
+        block: int | Literal["auto"] = "auto",
     ):
         self.device, self.data, self.seed, self.dtype = torch.device(device), data.materialised(), seed, dtype
-        self.chunk = chunk
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.chunk, self.block = chunk, block
+        self.threads = threads or available()
+        use(self.threads if self.device.type == "cpu" else 1)
+        self._lenders: dict[int, Lender] = {}
         precision.use(dtype)
         # Set where the rows of several runs are trained in common passes: chunks in, their results out.
         self.together: Callable[[Sequence[Chunk]], list[Trained]] | None = None
@@ -84,7 +88,6 @@ class CohortEngine:
         objective = self.data.objective
         self.spec = ParamSpec(("point",), ((int(objective.dimension),),))  # type: ignore[union-attr]
         self.formulation: Any = ObjectiveSteps(objective, self.device)
-        self._fallback: Any = self.formulation
         self.selection = Selection("objective", "black-box task: exact gradients over the whole cohort")
         self._initial = torch.as_tensor(objective.initial(self.seed), dtype=torch.float32)  # type: ignore[union-attr]
         self._initial = self._initial.clone().to(self.device)
@@ -112,7 +115,7 @@ class CohortEngine:
             seed=self.seed,
             bfloat16=self.dtype == "bfloat16",
         )
-        self.selection, self.formulation, self._fallback = select(self.task, formulation)
+        self.selection, self.formulation = select(self.task, formulation)
 
     def initial_parameters(self) -> torch.Tensor:
         """Starting parameters ``[d]`` on the device: the module's default initialisation under a named stream."""
@@ -140,7 +143,12 @@ class CohortEngine:
 
     @property
     def block_rows(self) -> int:
-        """Rows computed together inside ``train``: what fits the cache of a CPU; a GPU wants all it can get."""
+        """About how many rows are computed together inside ``train`` (see ``even_blocks``).
+
+        What fits the cache of a CPU; a GPU wants all it can get.
+        """
+        if self.block != "auto":
+            return max(1, int(self.block))
         if self.device.type == "cuda":
             return self.chunk_rows()
         return min(self.chunk_rows(), getattr(self.formulation, "preferred_rows", MOST_ROWS))
@@ -169,27 +177,28 @@ class CohortEngine:
         if len(cohort) == 0:
             return Trained(DenseUpdates(torch.zeros(0, self.spec.size, device=self.device)), torch.zeros(0))
         order = sorted(range(len(cohort)), key=lambda row: (-int(plan.steps[row]), row))
-        formulation = self.formulation_for(rule)
-        # Also with a given chunk: a run that goes on, or is verified, has its chunk pinned and must repeat the blocks.
-        size = self.block_rows
+        lender, size = self._lender_for(rule), self.block_rows
+        most = 2 * size
         if self._blocks is not None:
-            steps, width = plan.counts.shape[1], int(plan.counts.max(initial=0))
+            longest, width = plan.counts.shape[1], int(plan.counts.max(initial=0))
             starts = len(cohort.distinct("params")[0])
-            size = self._blocks.rows(size, formulation.name, rule, steps, width, starts)
-        blocks = [order[begin : begin + size] for begin in range(0, len(order), size)]
+            most = self._blocks.rows(most, lender.name, rule, longest, width, starts)
+        blocks = [order[c] for c in even_blocks([int(plan.steps[r]) for r in order], min(size, most), most)]
 
         def cut(rows: Sequence[int]) -> Chunk:
             return make_chunk(cohort, rule, plan, rows, self.device)
 
         def train(rows: Sequence[int]) -> Trained:
-            return formulation.train(cut(rows))  # type: ignore[no-any-return]
+            with lender.borrowed() as formulation:
+                return formulation.train(cut(rows))  # type: ignore[no-any-return]
+
+        def train_block(rows: Sequence[int]) -> list[Trained]:
+            return [train(rows)] if self._blocks is None else self._blocks.train(rows, train)
 
         if self.together is not None:
             results = self.together([cut(rows) for rows in blocks])
-        elif self._blocks is None:
-            results = [train(rows) for rows in blocks]
         else:
-            results = [trained for rows in blocks for trained in self._blocks.train(rows, train)]
+            results = [trained for found in in_order(train_block, blocks) for trained in found]
         updates = results[0].updates if len(results) == 1 else ConcatUpdates(tuple(r.updates for r in results))
         position = np.argsort(order).tolist()
         losses = rows_at(torch.cat([r.losses for r in results]), position)
@@ -199,6 +208,15 @@ class CohortEngine:
         """The chosen formulation, or the one it falls back to."""
         supports = getattr(self.formulation, "supports", None)
         return self.formulation if supports is None or supports(rule) else self._fallback
+
+    @cached_property
+    def _fallback(self) -> Any:
+        """Made only when needed: whether vmap applies takes seconds to find out."""
+        return fallback(self.task)
+
+    def _lender_for(self, rule: LocalRule) -> Lender:
+        chosen = self.formulation_for(rule)
+        return self._lenders.setdefault(id(chosen), Lender(chosen))
 
     @torch.no_grad()
     def example_losses(self, parameters: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -286,7 +304,7 @@ class CohortEngine:
             "reason": self.selection.reason,
             "chunk": self.chunk_rows(),
             "block": self.block_rows,
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
             "dtype": self.dtype,
             "torch": str(torch.__version__),
         }

@@ -9,6 +9,7 @@ import torch
 
 from fedopt.engine.flat_module import FlatModule
 from fedopt.engine.losses import ExampleLoss, correct
+from fedopt.engine.threads import in_order
 from fedopt.types import Task
 
 BATCH = 1024
@@ -30,7 +31,6 @@ class ClientMetrics(NamedTuple):
     num_examples: np.ndarray
 
 
-@torch.no_grad()
 def evaluate_examples(
     model: FlatModule,
     task: Task,
@@ -39,18 +39,24 @@ def evaluate_examples(
     targets: torch.Tensor,
 ) -> Evaluated:
     """Loss and score of every example."""
-    losses, scores = [], []
-    for begin in range(0, len(targets), BATCH):
-        part = slice(begin, begin + BATCH)
-        outputs = model.module(inputs[part])
-        losses.append(loss(outputs, targets[part]))
-        score = correct(task, outputs, targets[part])
-        if score is not None:
-            scores.append(score)
+    parts = in_order(
+        lambda begin: _evaluate_batch(model, task, loss, inputs[begin : begin + BATCH], targets[begin : begin + BATCH]),
+        range(0, len(targets), BATCH),
+    )
+    losses = [part[0] for part in parts]
+    scores = [part[1] for part in parts if part[1] is not None]
     return Evaluated(
         torch.cat(losses).double().cpu().numpy() if losses else np.zeros(0),
         torch.cat(scores).double().cpu().numpy() if scores else None,
     )
+
+
+@torch.no_grad()
+def _evaluate_batch(
+    model: FlatModule, task: Task, loss: ExampleLoss, inputs: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    outputs = model.module(inputs)
+    return loss(outputs, targets), correct(task, outputs, targets)
 
 
 def summarise(task: Task, result: Evaluated, targets: torch.Tensor) -> dict[str, Any]:

@@ -50,6 +50,10 @@ class Graphed:
         self._inputs = task.inputs.flatten(1)
         self._shapes: dict[tuple[int, int, int], _Replay] = {}
 
+    def twin(self) -> Graphed:
+        """Another one, for another thread."""
+        return Graphed(self._task)
+
     @staticmethod
     def supports(rule: LocalRule) -> bool:
         """Plain steps with weight decay: ``y <- (1 - rate * decay) * y - rate * g``."""

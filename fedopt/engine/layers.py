@@ -40,8 +40,12 @@ class ParameterLayer(Layer, Protocol):
         """Explicit batch gradients ``[rows, size]``."""
         ...
 
+    def parameters(self) -> list[RowsParameter]:
+        """Its parameters that exist per row."""
+        ...
+
     def update(self, context: StepContext) -> None:
-        """A plain step without building the gradients."""
+        """A plain step without building the gradients, and without noise."""
         ...
 
     def pieces(self) -> list[Piece]:
@@ -95,10 +99,15 @@ class Linear:
         rate, rows = float(context.rates), context.rows
         keep = 1.0 - rate * context.rule.weight_decay
         self.weight.values[:rows].baddbmm_(self._gradient.transpose(1, 2), self._inputs, beta=keep, alpha=-rate)
-        self.weight.add_noise(context)
         if self.bias is not None:
-            self.bias.values[:rows].mul_(keep).sub_(self._bias_gradient.sum(1), alpha=rate)
-            self.bias.add_noise(context)
+            biases = self.bias.values[:rows]
+            if context.rule.weight_decay:
+                biases.mul_(keep)
+            biases.sub_(self._bias_gradient.sum(1), alpha=rate)
+
+    def parameters(self) -> list[RowsParameter]:
+        """Weight and bias."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def pieces(self) -> list[Piece]:
         """Weight and bias."""

@@ -26,6 +26,10 @@ class Loop:
         self._model = FlatModule(task.module, task.device)
         self._model.module.train()
 
+    def twin(self) -> Loop:
+        """Another one, for another thread."""
+        return Loop(self._task)
+
     def train(self, chunk: Chunk) -> Trained:
         """Train every row of the chunk."""
         updates = torch.empty(len(chunk), self._task.spec.size, device=self._task.device)

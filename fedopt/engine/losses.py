@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fedopt.types import Task
 
+SHORT = 64  # a softmax over a shorter last axis is not vectorised on a CPU; with the classes first it is
 ExampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -53,11 +54,13 @@ def loss_and_gradient(task: Task, outputs: torch.Tensor, targets: torch.Tensor) 
         ValueError: another kind of task.
     """
     if task.kind == "classification":
-        log_probabilities = torch.log_softmax(outputs, -1)
-        chosen = targets.unsqueeze(-1)
-        losses = -log_probabilities.gather(-1, chosen).squeeze(-1)
+        axis = 0 if outputs.device.type == "cpu" and outputs.shape[-1] < SHORT else -1
+        log_probabilities = torch.log_softmax(outputs.movedim(-1, axis).contiguous(), axis)
+        chosen = targets.unsqueeze(axis)
+        losses = log_probabilities.gather(axis, chosen).squeeze(axis).neg_()
         gradient = log_probabilities.exp_()
-        return losses, gradient.scatter_add_(-1, chosen, torch.full_like(chosen, -1, dtype=gradient.dtype))
+        gradient.scatter_add_(axis, chosen, torch.full_like(chosen, -1, dtype=gradient.dtype))
+        return losses, gradient.movedim(axis, -1)
     if task.kind == "regression":
         difference = outputs - targets.reshape(outputs.shape)
         return difference.square().mean(-1), difference.mul_(2.0 / outputs.shape[-1])

@@ -21,6 +21,10 @@ class ObjectiveSteps:
         self._objective = objective
         self._device = device
 
+    def twin(self) -> ObjectiveSteps:
+        """Itself: it keeps nothing."""
+        return self
+
     def train(self, chunk: Chunk) -> Trained:
         """Gradient steps of every row.
 

@@ -104,7 +104,7 @@ class DualPiece:
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """One product over all rows and slots: ``(w * C)^T X``."""
         scaled = (self.coefficients * weights[:, None, None]).flatten(0, 1)
-        total = scaled.T @ self.inputs[self.index.flatten()]
+        total = scaled.T @ self.inputs.index_select(0, self.index.flatten())
         if self.shift is not None:
             moved = weights * self.shift
             # Not index_add_: on a GPU its sums depend on which thread comes first.

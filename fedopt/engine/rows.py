@@ -80,11 +80,6 @@ class RowsParameter:
         buffers = None if buffer is None else buffer[:rows]
         apply_rule(points, gradient, points, buffers, context.rates, plain, None, context.first)
 
-    def add_noise(self, context: StepContext) -> None:
-        """The noise of a plain step."""
-        if context.noise is not None:
-            self.flat(context.rows).add_(context.noise[:, self.begin : self.end], alpha=-float(context.rates))
-
     def update(self) -> torch.Tensor:
         """End minus start ``[rows, size]``; overwrites the values."""
         return self.values.sub_(self.start).flatten(1)

@@ -1,17 +1,18 @@
 """Which formulation computes a model's cohorts, and why.
 
 The rule, from the measurements in ``docs/performance.md``: chains that end in linear layers go to the hand-batched
-layers, with wide linear layers in dual form; everything else to the loop on a CPU (where ``vmap`` gains nothing:
-writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
-Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop. ``graphed`` is
-never chosen by itself: nobody has measured it on a GPU yet.
+layers, with wide linear layers in dual form (on a CPU only where there are any); everything else to the loop on a CPU
+(where ``vmap`` gains nothing: writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a
+GPU where it can run the module.
+Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop.
+``graphed`` is never chosen by itself: nobody has measured it on a GPU yet.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fedopt.engine.batched import Batched, split_chain
+from fedopt.engine.batched import Batched, has_wide_layer, split_chain
 from fedopt.engine.graphed import Graphed, graphed_refusal
 from fedopt.engine.loop import Loop
 from fedopt.engine.tasks import LossTask
@@ -27,27 +28,32 @@ class Selection(NamedTuple):
     reason: str
 
 
-def select(task: LossTask, wanted: str) -> tuple[Selection, Any, Any]:
-    """The formulation of a task: its record, the object, and what it falls back to for rules it does not cover.
+def select(task: LossTask, wanted: str) -> tuple[Selection, Any]:
+    """The formulation of a task: its record and the object.
 
     Raises:
         ValueError: unknown formulation.
     """
     if wanted not in FORMULATIONS:
         raise ValueError(f"engine.formulation must be one of {', '.join(FORMULATIONS)}, got {wanted!r}")
-    loop = Loop(task)
     chosen, reason = _rule(task) if wanted == "auto" else (wanted, "asked for by engine.formulation")
     trouble = _trouble(task, chosen)
     if trouble is not None:
-        return Selection("loop", f"{chosen} does not apply: {trouble}"), loop, loop
-    fallback = loop if chosen == "loop" or _trouble(task, "vmap") is not None else Vectorized(task)
-    return Selection(chosen, reason), build(task, chosen), fallback
+        return Selection("loop", f"{chosen} does not apply: {trouble}"), Loop(task)
+    return Selection(chosen, reason), build(task, chosen)
+
+
+def fallback(task: LossTask) -> Any:
+    """What computes the rules that the formulation does not cover."""
+    return Loop(task) if _trouble(task, "vmap") is not None else Vectorized(task)
 
 
 def _rule(task: LossTask) -> tuple[str, str]:
     no_chain = _trouble(task, "dual")
-    if no_chain is None:
+    if no_chain is None and (task.device.type != "cpu" or has_wide_layer(task.module)):
         return "dual", "a chain ending in linear layers: hand-batched, wide layers in dual form where that is less work"
+    if no_chain is None:
+        return "batched", "a chain ending in linear layers, all of which stay in the cache: hand-batched"
     if task.device.type == "cpu":
         return "loop", f"{no_chain}, and on a CPU vmap gains nothing over the loop"
     trouble = _trouble(task, "vmap")

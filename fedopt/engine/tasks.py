@@ -103,6 +103,28 @@ class Chunk:
         return torch.stack(self.starts).index_select(0, self.start_index)
 
 
+def even_blocks(steps: Sequence[int], rows: int, most: int) -> list[slice]:
+    """Cut rows into ``ceil(n / rows)`` blocks with about equal numbers of steps, so that threads finish together.
+
+    Rows with many steps then share a block with fewer others, which also keeps padding small.
+
+    Args:
+        steps: per row, descending.
+        rows: rows of a block on average.
+        most: rows of the largest block.
+    """
+    count = -(-len(steps) // rows)
+    share = sum(max(1, each) for each in steps) / max(1, count)
+    cuts: list[slice] = []
+    begin, work = 0, 0.0
+    for end in range(1, len(steps) + 1):
+        work += max(1, steps[end - 1])
+        if end == len(steps) or work >= share * (len(cuts) + 1) - 1e-9 or end - begin == most:
+            cuts.append(slice(begin, end))
+            begin = end
+    return cuts
+
+
 def make_chunk(cohort: Cohort, rule: LocalRule, plan: BatchPlan, rows: Sequence[int], device: torch.device) -> Chunk:
     """Cut some rows (already in descending steps) out of a cohort and its plan."""
     distinct, start_of = cohort.distinct("params")

@@ -57,7 +57,7 @@ class Trunk:
             for row in range(len(inputs)):
                 seen = inputs[row, : self._counts[row, step]]
                 if self._channels_last:
-                    seen = seen.contiguous(memory_format=torch.channels_last)
+                    seen = channels_last(seen)
                 self._outputs.append(self._copies[row](seen).float())
         width = inputs.shape[1]
         if all(len(found) == width for found in self._outputs):
@@ -85,6 +85,21 @@ class Trunk:
         self.parameter.regularise(gradients, context)
         self.parameter.move(gradients, context)
 
+    def parameters(self) -> list[RowsParameter]:
+        """All of them together."""
+        return [self.parameter]
+
     def pieces(self) -> list[Piece]:
         """End minus start of all the trunk's parameters, as a copy: the values are views of the modules."""
         return [DensePiece(self.parameter.update())]
+
+
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Images ``[n, c, h, w]`` with the channels innermost, also by their strides where there is one channel.
+
+    One channel is stored the same either way. PyTorch then goes by the strides, and would compute the whole network
+    with the channels outermost, where pooling costs eight times as much.
+    """
+    _, c, h, w = images.shape
+    stored = images.contiguous(memory_format=torch.channels_last)
+    return stored.as_strided(stored.shape, (c * h * w, 1, w * c, c))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedopt.engine.base import UpdateBatch
+from fedopt.engine.threads import without_denormals
 from fedopt.engine.transfer import rows_at
 
 
@@ -32,7 +33,8 @@ class ReorderedUpdates:
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sum in the order of computation."""
-        return self.inner.weighted_sum(self._inward(weights))
+        with without_denormals():
+            return self.inner.weighted_sum(self._inward(weights))
 
     def norms(self) -> torch.Tensor:
         """Row norms."""

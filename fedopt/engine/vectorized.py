@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedopt.engine.base import DenseUpdates, ExampleClipping, LocalRule
-from fedopt.engine.batched import NoiseStreams
+from fedopt.engine.noise import NoiseStreams
 from fedopt.engine.precision import exact_products, lowered
 from fedopt.engine.rules import apply_rule, clipping_factors
 from fedopt.engine.tasks import Chunk, LossTask, Trained
@@ -50,6 +50,10 @@ class Vectorized:
 
         self._batch_gradient = vmap(grad_and_value(batch))
         self._example_gradients = vmap(grad_and_value(single), in_dims=(None, 0, 0))
+
+    def twin(self) -> Vectorized:
+        """Another one, for another thread."""
+        return Vectorized(self._task)
 
     @staticmethod
     def supports(rule: LocalRule) -> bool:

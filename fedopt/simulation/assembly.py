@@ -59,6 +59,7 @@ def _engine(scenario: Scenario, data: FederatedData) -> CohortEngine:
         chunk=settings.chunk,
         dtype=settings.dtype,
         threads=settings.threads,
+        block=settings.block,
     )
 
 

@@ -83,16 +83,16 @@ def expected_ceil(scenario: Scenario, data: FederatedData, clock: DeviceClock) -
         return None
     steps, batches = _planned(scenario, data)
 
-    @lru_cache(maxsize=1)
-    def durations() -> list[list[Ticks]] | None:
-        found = [quantiles(client, steps[client], batches[client], count) for client in range(clients)]
-        return None if any(times is None for times in found) else [[clock.ticks(t) for t in times] for times in found]
-
-    if durations() is None:
+    if any(quantiles(client, steps[client], batches[client], 1) is None for client in range(clients)):
         return None
+
+    @lru_cache(maxsize=1)
+    def durations() -> list[list[Ticks]]:  # only once somebody asks: most methods never do
+        found = (quantiles(client, steps[client], batches[client], count) for client in range(clients))
+        return [[clock.ticks(t) for t in times] for times in found]
 
     def ceiling(period: Fraction) -> list[float]:
         tick = clock.ticks(period)
-        return [sum(max(1, -(-t // tick)) for t in times) / count for times in durations() or ()]
+        return [sum(max(1, -(-t // tick)) for t in times) / count for times in durations()]
 
     return ceiling

@@ -34,10 +34,11 @@ class DeviceClock:
         self.work = devices.work.bind(fleet) if hasattr(devices.work, "bind") else devices.work
 
     def ticks(self, seconds: Seconds) -> Ticks:
-        """Nearest tick."""
-        if isinstance(seconds, Fraction):
-            return round(seconds * self.ticks_per_second)
-        return round(Fraction(float(seconds)) * self.ticks_per_second)
+        """Nearest tick, the even one of two: ``round(Fraction(seconds) * ticks_per_second)`` without its overhead."""
+        exact = seconds if isinstance(seconds, Fraction) else float(seconds)
+        numerator, denominator = exact.as_integer_ratio()
+        whole, rest = divmod(numerator * self.ticks_per_second, denominator)
+        return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
 
     def seconds(self, time: Ticks) -> Fraction:
         """Exact seconds of a tick."""

@@ -133,12 +133,13 @@ class Session:
         write_atomically(self.directory / "scenario.yaml", text)
 
     def _pinned(self) -> dict[str, Any]:
-        """Device, formulation, chunk and threads as chosen: they decide the bits, so a resume must use the same."""
+        """Device, formulation, chunk and block as chosen decide the bits, so a resume must use the same."""
         described = self.parts.engine.description()
         return {
             "device": self.parts.engine.device.type,
             "formulation": described["formulation"],
             "chunk": self.parts.computation.chunk,
+            "block": described["block"],
             "threads": described["threads"],
         }
 

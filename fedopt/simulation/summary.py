@@ -25,6 +25,7 @@ def known(parts: Parts, started_at: str, warnings: list[str]) -> dict[str, Any]:
         "device": str(parts.engine.device),
         "formulation": described["formulation"],
         "chunk": parts.computation.chunk,
+        "block": described["block"],
         "threads": described["threads"],
         "num_parameters": parts.engine.spec.size,
         "population": parts.data.clients.num_clients,

@@ -80,7 +80,7 @@ def test_a_budget_makes_blocks_smaller(tiny, monkeypatch):
     prediction = tiny.engine("dual")._blocks.prediction("dual", LocalRule(torch.zeros(1, 1)), 9, 4, 1)
     sizes, small = blocks_of(tiny.engine("dual", memory_bytes=prediction.bytes(2)), tiny, monkeypatch)
     torch.testing.assert_close(small(), whole, rtol=1e-5, atol=1e-6)
-    assert expected_sizes == [5] and sizes == [2, 2, 1]
+    assert expected_sizes == [5] and sorted(sizes) == [1, 2, 2]
 
 
 class Looking(Model):
@@ -112,7 +112,7 @@ def test_running_out_halves_the_block_and_remembers(tiny, monkeypatch):
     assert sizes == [5, 3, 2, 1, 2]
     sizes.clear()
     found()
-    assert sizes == [2, 2, 1]
+    assert sorted(sizes) == [1, 2, 2]
 
 
 def test_a_single_client_that_does_not_fit_is_told_what_to_do(tiny, monkeypatch):
