@@ -173,7 +173,7 @@ def _axes(axes: Any, figure: Figure, view: int) -> None:
         axes.minorticks_off()
     if figure.views and figure.views[view].tickformat == "~s":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    elif figure.views and figure.views[view].label == "server steps":
+    elif figure.views and figure.views[view].label == "server steps" and not ticks:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif ticks:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -54,12 +54,14 @@ def without_script(page: str, pictures: list[str]) -> str:
 
     Args:
         page: a report.
-        pictures: names in ``figures/`` without ending; a plot's own and those that go on with a dash.
+        pictures: names in ``figures/`` without ending.
     """
 
     def shown(found: re.Match[str]) -> str:
         name, alt = found["name"], found["alt"]
-        own = [p for p in pictures if p == name or p.startswith(f"{name}-")]
+        labels = re.findall(r"<span>([^<]+)</span>", found[0])  # of the choices, in their order
+        wanted = [f"{name}-{label.replace(' ', '-')}" for label in labels] or [name]
+        own = [picture for picture in wanted if picture in pictures]
         style = "display:block; max-width:100%; margin:0.6rem 0; background:#fff"
         return "".join(f'<img src="figures/{p}.svg" alt="{alt}" style="{style}" loading="lazy">' for p in own)
 
