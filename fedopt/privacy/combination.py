@@ -90,7 +90,7 @@ def _relation_is_possible(scenario: Scenario) -> Found:
     streaming = _is_streaming(scenario, public)
     claim = scenario.sampling.claim(public.num_clients, streaming)
     hidden = claim.kind == "poisson"
-    if privacy.relation == "add_or_remove_one" and privacy.unit == "client" and not hidden:
+    if privacy.relation == "add_or_remove_one" and not hidden and (streaming or privacy.unit == "client"):
         why = (
             "removing a client from asynchronous pacing moves every later buffer"
             if streaming

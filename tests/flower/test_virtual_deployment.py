@@ -185,7 +185,7 @@ def test_example_level_privacy_keeps_a_ledger_on_the_client(tmp_path: Path) -> N
     private = {
         "unit": "example",
         "trust": "local",
-        "relation": "add_or_remove_one",
+        "relation": "zero_out_one",
         "mechanism": {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0},
         "delta": 1e-5,
     }

@@ -234,6 +234,34 @@ def test_one_bound_for_every_tensor_of_the_model():
     assemble(from_mapping(body))
 
 
+def test_plans_that_the_run_would_not_keep():
+    """Work that is not what was planned, losses of shares, published sizes and streams under add-or-remove."""
+    fixed = {"kind": "dp_sgd", "sampling_probability": 0.1, "steps": 1}
+    examples = {"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}}
+    work = private(examples, client=fixed, devices={"work": {"kind": "epochs_uniform"}})
+    assert "changes the number of local steps" in refusal(work)
+    removed = {**examples, "relation": "add_or_remove_one"}
+    assert "leave data.public" in refusal(private(removed, client=fixed, data__public=["num_examples"]))
+    stream = {"sampling": {"kind": "uniform", "concurrency": 4}, "aggregator": {"kind": "fedbuff", "buffer_size": 2}}
+    limited = {**removed, "max_participations": 2}
+    assert "moves every later buffer" in refusal(private(limited, client=fixed, **stream))
+    shares = {
+        "unit": "example",
+        "trust": "distributed",
+        "relation": "replace_one",
+        "mechanism": {"kind": "diff2", "noise": "distributed", "noise_multiplier": 1.0},
+    }
+    lossy = private(
+        shares,
+        client={"kind": "gradient_difference"},
+        aggregator={"kind": "diff2"},
+        sampling={"kind": "all"},
+        data__public=["num_examples"],
+        devices={"dropout": 0.2},
+    )
+    assert "takes its share of the noise with it" in refusal(lossy)
+
+
 def test_noise_in_shares_needs_one_sum_of_all_replies():
     """Buffered DeComFL adds up per starting version: each sum has the shares of its own replies only."""
     body = private(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Mechanism, Noise, Release
 from fedopt.privacy.mechanisms._parts import (
@@ -47,7 +47,8 @@ class AdaptiveGaussian(Mechanism):
         b = 1/2 + (1/m) (sum_k (b_k - 1/2) + N(0, sigma_b^2));   C <- C * exp(-rate * (clip(b, 0, 1) - quantile))
 
     Guarantees: one release of both costs exactly one Gaussian of multiplier z, since
-    ``1/sigma_u^2 + (1/2)^2/sigma_b^2 = 1/z^2``. The denominator m is a public constant. Nobody's norm is released.
+    ``1/sigma_u^2 + (1/2)^2/sigma_b^2 = 1/z^2``; under zero_out_one an empty contribution moves the count by 1, which
+    takes the place of 1/2. The denominator m is a public constant. Nobody's norm is released.
 
     References: Andrew, Thakkar, McMahan, Ramaswamy 2021, Differentially Private Learning with Adaptive Clipping,
     Algorithm 1, arXiv:1905.03871.
@@ -68,6 +69,13 @@ class AdaptiveGaussian(Mechanism):
     )
 
     own_parts = (INDICATOR,)
+    _moved: float = PrivateAttr(HALF)
+
+    def prepared(self, scenario: Any, public: Public) -> AdaptiveGaussian:
+        """Learn the relation: an empty contribution sends +1/2 where a clipped one sends -1/2."""
+        made = self.model_copy()
+        made._moved = 1.0 if scenario.privacy.relation == "zero_out_one" else HALF
+        return made
 
     def init(self, dimension: int, public: Public) -> State:
         """Start from the initial clipping norm."""
@@ -116,9 +124,12 @@ class AdaptiveGaussian(Mechanism):
         """
         z = self._multiplier()
         if self.count_noise is None:
-            return max(public.expected_cohort / 20, z)  # never so close to z / 2 that the update drowns
-        if 2 * self.count_noise <= z:
-            raise ValueError(f"count_noise must be > noise_multiplier / 2 = {z / 2:g}, got {self.count_noise:g}")
+            return max(public.expected_cohort / 20, 2 * self._moved * z)  # the update must not drown
+        if self.count_noise <= self._moved * z:
+            raise ValueError(
+                f"count_noise must be > {self._moved:g} noise_multiplier = {self._moved * z:g}, "
+                f"got {self.count_noise:g}"
+            )
         return self.count_noise
 
     def update_multiplier(self, public: Public) -> float:
@@ -126,7 +137,7 @@ class AdaptiveGaussian(Mechanism):
         z = self._multiplier()
         if z == 0.0:
             return 0.0
-        return (z**-2 - (2 * self.count_std(public)) ** -2) ** -0.5
+        return (z**-2 - (self._moved / self.count_std(public)) ** 2) ** -0.5
 
     def next_events(self, state: State, public: Public) -> tuple[Event, ...]:
         """One Gaussian."""

@@ -95,6 +95,13 @@ class Diff2(Mechanism):
                 "diff2 divides by the clients' numbers of examples, which adding or removing one changes; use "
                 "relation: replace_one or zero_out_one",
             )
+        devices = scenario.devices
+        losses = devices.dropout > 0 or devices.interrupt or scenario.sampling.deadline_s is not None
+        if self.noise == "distributed" and losses:
+            found += (
+                "a lost reply takes its share of the noise with it, which no calibration foresees; use trust and "
+                "noise: central, or devices and sampling without losses",
+            )
         if "num_examples" not in getattr(scenario.data, "public", ()):
             found += ("diff2 divides by the clients' numbers of examples; declare data.public: [num_examples]",)
         return found

@@ -142,12 +142,22 @@ class DpSgd(WithMultiplier):
         client = scenario.client
         if not hasattr(client, "sampling_rate"):
             return ()  # reported as a client that does not clip per example
+        if scenario.devices.work.kind() != "full":
+            return (
+                f"devices.work {scenario.devices.work.kind()} changes the number of local steps, so what a task costs; "
+                "use work: full",
+            )
         known = "num_examples" in getattr(scenario.data, "public", ())
         fixed = client.sampling_probability is not None and client.steps is not None
         if not known and not fixed:
             return (
                 "a client's sampling rate and steps depend on its private number of examples; set "
                 "client.sampling_probability and client.steps, or declare data.public: [num_examples]",
+            )
+        if scenario.privacy.relation == "add_or_remove_one" and known:
+            return (
+                "under add_or_remove_one the number of examples is private, so it cannot be public; leave "
+                "data.public: [num_examples] out, or use relation: zero_out_one",
             )
         if scenario.privacy.relation == "add_or_remove_one" and not fixed:
             return (

@@ -27,8 +27,20 @@ def test_values_of_the_card():
 
 
 def test_too_little_count_noise_is_refused():
-    with pytest.raises(ValueError, match=r"count_noise must be > noise_multiplier / 2 = 1, got 0.5"):
+    with pytest.raises(ValueError, match=r"count_noise must be > 0.5 noise_multiplier = 1, got 0.5"):
         AdaptiveGaussian(noise_multiplier=2.0, count_noise=0.5).update_multiplier(PUBLIC)
+
+
+def test_an_empty_contribution_moves_the_count_by_one():
+    """Under zero_out_one +1/2 takes the place of -1/2: 1/sigma_u^2 + 1/sigma_b^2 = 1/z^2."""
+    from types import SimpleNamespace
+
+    for relation, moved in (("zero_out_one", 1.0), ("add_or_remove_one", 0.5), ("replace_one", 0.5)):
+        made = AdaptiveGaussian(noise_multiplier=1.0).prepared(
+            SimpleNamespace(privacy=SimpleNamespace(relation=relation)), PUBLIC
+        )
+        count, update = made.count_std(PUBLIC), made.update_multiplier(PUBLIC)
+        assert update**-2 + (moved / count) ** 2 == pytest.approx(1.0)
 
 
 def test_the_update_noise_has_its_scale():
