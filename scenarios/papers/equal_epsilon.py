@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -69,6 +69,7 @@ def compare(
     budgets: Sequence[float],
     measure: Measure = test_metrics,
     choose_by: str = "loss",
+    kept: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tune every method at every budget, then run fresh seeds.
 
@@ -79,6 +80,7 @@ def compare(
         budgets: target epsilons.
         measure: (parts, final parameters) -> numbers.
         choose_by: number minimised in tuning.
+        kept: file of single runs, so that an interrupted comparison goes on; delete it when code or base change.
     Returns:
         Rows of the fresh seeds, and of the tuning.
     """
@@ -88,12 +90,12 @@ def compare(
             common = {**overrides, "privacy.target_epsilon": epsilon}
             common, scores = _calibrated(base, common), []
             for setting in grids[name]:
-                found = _one(base, {**common, **setting}, TUNING_SEED, 0, measure)
+                found = _one(base, {**common, **setting}, TUNING_SEED, 0, measure, kept)
                 scores.append(found[choose_by])
                 tuned.append({"epsilon": epsilon, "method": name, "setting": str(dict(setting)), **found})
             best = grids[name][int(np.argmin(scores))]
             for seed in SEEDS:
-                found = _one(base, {**common, **best}, seed, 1, measure)
+                found = _one(base, {**common, **best}, seed, 1, measure, kept)
                 rows.append({"epsilon": epsilon, "method": name, "setting": str(dict(best)), "seed": seed, **found})
             print(epsilon, name, best, {k: round(v, 4) for k, v in found.items()}, flush=True)
     return pd.DataFrame(rows), pd.DataFrame(tuned)
@@ -113,7 +115,22 @@ def _halves_of(base: Path, seed: int) -> tuple[FederatedData, FederatedData]:
     return halves(load(base).data.load(seed))
 
 
-def _one(base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure: Measure) -> dict[str, float]:
+def _one(
+    base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure: Measure, kept: Path | None
+) -> dict[str, float]:
+    """One run: from the file of kept runs, or made and kept."""
+    key = json.dumps([base.parent.name, overrides, seed, half], sort_keys=True, default=str)
+    lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
+    known: dict[str, dict[str, float]] = dict(map(json.loads, lines))
+    if key not in known:
+        known[key] = _run(base, overrides, seed, half, measure)
+        if kept is not None:
+            with kept.open("a") as file:
+                file.write(json.dumps([key, known[key]]) + "\n")
+    return known[key]
+
+
+def _run(base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure: Measure) -> dict[str, float]:
     scenario = load(base, {**copy.deepcopy(dict(overrides)), "seed": seed})
     parts, params = final(scenario, _halves_of(base, seed)[half])
     accounting = parts.server.affordable
@@ -122,7 +139,7 @@ def _one(base: Path, overrides: Mapping[str, Any], seed: int, half: int, measure
 
 
 def write(
-    out: Path, title: str, rows: pd.DataFrame, tuned: pd.DataFrame, baseline: str, columns: Sequence[str], began: float
+    out: Path, title: str, rows: pd.DataFrame, tuned: pd.DataFrame, baseline: str, columns: Sequence[str]
 ) -> None:
     """``results.csv``, ``results.md`` and ``figure.svg``.
 
@@ -132,7 +149,6 @@ def write(
         rows, tuned: from ``compare``.
         baseline: method that the paired differences are against.
         columns: numbers to show, the first one in the figure.
-        began: ``time.time()`` of the start.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(out / "results.csv", index=False)
@@ -152,7 +168,7 @@ def write(
         lines.append("")
     lines.append(
         f"Mean ± standard deviation over {len(SEEDS)} seeds; differences: mean and paired 95 % t interval. "
-        f"{len(rows) + len(tuned)} runs in {time.time() - began:.0f} s."
+        f"{len(rows) + len(tuned)} runs."
     )
     lines += ["", "## Tuning", "", "```", tuned.round(4).to_csv(index=False).strip(), "```"]
     (out / "results.md").write_text("\n".join(lines) + "\n")
@@ -185,9 +201,10 @@ def _figure(rows: pd.DataFrame, column: str, path: Path) -> None:
     panel.savefig(path, metadata={"Date": None})
 
 
-def folder(description: str | None, default: Path) -> Path:
-    """``--out`` of a comparison."""
+def arguments(description: str | None, default: Path) -> tuple[Path, Path | None]:
+    """``--out`` and ``--kept`` of a comparison."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=default)
-    found: Path = parser.parse_args().out
-    return found
+    parser.add_argument("--out", type=Path, default=default, help="folder of table and figure")
+    parser.add_argument("--kept", type=Path, help="file of single runs; give it again to go on after an interruption")
+    found = parser.parse_args()
+    return found.out, found.kept

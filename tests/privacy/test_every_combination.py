@@ -48,7 +48,7 @@ MECHANISMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "local_gaussian": ({"noise_multiplier": 1.0}, LOCAL),
     "local_laplace": ({"noise_multiplier": 1.0}, LOCAL),
     "shuffle_hemisphere": ({"local_epsilon": 2.0, "minimum_clients": 1}, SHUFFLE),
-    "shuffle_vector_sum": ({"bits": 500, "minimum_clients": 1}, SHUFFLE),
+    "shuffle_vector_sum": ({"bits": 5000, "minimum_clients": 1}, SHUFFLE),
     "skellam": ({"noise_multiplier": 1.0}, DISTRIBUTED),
     "tree": ({"noise_multiplier": 1.0}, ONCE),
 }

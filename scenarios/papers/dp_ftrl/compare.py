@@ -1,6 +1,6 @@
 """DP-FedAvg (amplified by hidden Poisson cohorts) against DP-FTRL (public cohorts, correlated noise) at equal epsilon.
 
-    python scenarios/papers/dp_ftrl/compare.py [--out DIR]
+    python scenarios/papers/dp_ftrl/compare.py [--out DIR] [--kept FILE]
 
 Every method chooses among three server step sizes on a tuning seed; five fresh seeds.
 """
@@ -8,12 +8,11 @@ Every method chooses among three server step sizes on a tuning seed; five fresh 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from equal_epsilon import compare, folder, write  # noqa: E402
+from equal_epsilon import arguments, compare, write  # noqa: E402
 
 GAUSSIAN = {"kind": "gaussian", "clipping_norm": 0.5}
 METHODS = {
@@ -25,7 +24,7 @@ METHODS = {
 GRIDS = {name: [{"aggregator.server_lr": lr} for lr in (0.3, 1.0, 3.0)] for name in METHODS}
 
 if __name__ == "__main__":
-    out, began = folder(__doc__, HERE), time.time()
-    rows, tuned = compare(HERE / "base.yaml", METHODS, GRIDS, (2.0, 8.0))
+    out, kept = arguments(__doc__, HERE)
+    rows, tuned = compare(HERE / "base.yaml", METHODS, GRIDS, (2.0, 8.0), kept=kept)
     title = "DP-FedAvg against DP-FTRL at equal epsilon"
-    write(out, title, rows, tuned, "DP-FedAvg, Poisson", ("accuracy", "loss"), began)
+    write(out, title, rows, tuned, "DP-FedAvg, Poisson", ("accuracy", "loss"))

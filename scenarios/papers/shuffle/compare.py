@@ -1,6 +1,6 @@
 """What does a shuffler buy? Shuffle against local and central trust at equal epsilon, each client taking part once.
 
-    python scenarios/papers/shuffle/compare.py [--out DIR]
+    python scenarios/papers/shuffle/compare.py [--out DIR] [--kept FILE]
 
 Every method chooses among three step sizes on a tuning seed; five fresh seeds.
 """
@@ -8,12 +8,11 @@ Every method chooses among three step sizes on a tuning seed; five fresh seeds.
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from equal_epsilon import compare, folder, write  # noqa: E402
+from equal_epsilon import arguments, compare, write  # noqa: E402
 
 METHODS = {
     "central": {"privacy.trust": "central", "privacy.mechanism": {"kind": "gaussian"}},
@@ -24,7 +23,7 @@ METHODS = {
 GRIDS = {name: [{"aggregator.server_lr": lr} for lr in (0.05, 0.5, 2.0)] for name in METHODS}
 
 if __name__ == "__main__":
-    out, began = folder(__doc__, HERE), time.time()
-    rows, tuned = compare(HERE / "base.yaml", METHODS, GRIDS, (2.0, 8.0))
+    out, kept = arguments(__doc__, HERE)
+    rows, tuned = compare(HERE / "base.yaml", METHODS, GRIDS, (2.0, 8.0), kept=kept)
     title = "Shuffle model against local and central trust at equal epsilon"
-    write(out, title, rows, tuned, "local Gaussian", ("accuracy", "loss"), began)
+    write(out, title, rows, tuned, "local Gaussian", ("accuracy", "loss"))
