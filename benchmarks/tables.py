@@ -45,7 +45,8 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown, least CPU first."""
     machine, pieces = results["machine"], results["pieces"]
     loads = sorted(load for piece in pieces for load in (piece["load_before"][0], piece["load_after"][0]))
-    found = {w: {name: summarise(each) for name, each in some.items()} for w, some in results["samples"].items()}
+    gathered = {w: {name: each for name, each in some.items() if each} for w, some in results["samples"].items()}
+    found = {w: {name: summarise(each) for name, each in some.items()} for w, some in gathered.items() if some}
     lines = [
         f"# Speed, {results['date']}",
         "",
