@@ -11,8 +11,8 @@ import numpy as np
 from fedopt.privacy.accounting import PrivacyAccounting
 from fedopt.privacy.base import NeedsDimension
 from fedopt.privacy.budget import label_population
-from fedopt.privacy.combination import public_of
 from fedopt.privacy.plan import plan, planned_counts, sampling_claim
+from fedopt.privacy.public_facts import public_of
 from fedopt.scenario import Scenario
 from fedopt.types import Public
 

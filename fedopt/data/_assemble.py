@@ -31,8 +31,8 @@ class SplitDataSet(DataSet):
         "the test set with the client's class proportions, or the test examples of the client's natural owners",
     )
     feature_shift: FeatureShift | None = Field(None, description="per-client rotation and noise of the inputs")
-    public: tuple[Literal["num_examples", "class_counts"], ...] = Field(
-        (), strict=False, description="what of the split everybody may know"
+    public: tuple[Literal["num_examples", "class_counts", "feature_statistics"], ...] = Field(
+        (), strict=False, description="what of the split, and of the inputs' scale, everybody may know"
     )
 
 

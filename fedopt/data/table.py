@@ -23,7 +23,8 @@ class Table(SplitDataSet):
 
     Every other column (or ``feature_columns``) is an input: numbers as they are, text as one 0/1 column per value.
     The client column is the natural owner: use it with ``partition: natural_id``. Classes are the sorted distinct
-    values of the target. ``standardize`` uses pooled training statistics, which are then assumed public.
+    values of the target. ``standardize`` uses pooled training statistics; under privacy
+    they must be declared as ``public: [feature_statistics]``.
     """
 
     path: str = Field(description="file ending in .csv, .csv.gz, .tsv or .parquet")

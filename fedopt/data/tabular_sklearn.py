@@ -22,8 +22,8 @@ class TabularSklearn(SplitDataSet):
     | wine | 178 | 13 | 3 classes |
     | diabetes | 442 | 10 | 1 value |
 
-    Standardisation uses the pooled training mean and deviation (and, for diabetes, of the target): under privacy these
-    statistics are assumed public; set ``standardize: false`` otherwise.
+    Standardisation uses the pooled training mean and deviation (and, for diabetes, of the target). No noise covers
+    them: under privacy they must be declared as ``public: [feature_statistics]``, or ``standardize: false`` be set.
 
     References: UCI Machine Learning Repository (breast cancer Wisconsin diagnostic, wine; CC BY 4.0); Efron et al.
     2004, Least Angle Regression (diabetes).

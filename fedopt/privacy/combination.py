@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedopt.components import components
 from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
+from fedopt.privacy.public_facts import private_statistics, public_of
 from fedopt.privacy.public_schedule import private_durations
 from fedopt.privacy.releases import AccountingError
 from fedopt.problems import Problem
@@ -259,33 +260,6 @@ def _examples_are_protected(scenario: Scenario) -> Found:
         )
 
 
-def public_of(scenario: Scenario) -> Public | None:
-    """Public facts known without loading the data; None if the number of clients is not in the scenario."""
-    clients = getattr(scenario.data, "clients", None)
-    if not isinstance(clients, int):
-        return None
-    return Public(
-        num_clients=clients,
-        expected_cohort=scenario.sampling.expected_cohort(clients),
-        is_private=True,
-        num_examples=_assumed_sizes(scenario, clients),
-        horizon=scenario.run.server_steps,
-        # Durations belong to the devices; a method that needs them is asked again when they are known.
-        seconds_per_task=[1.0] * clients,
-        seconds_for_equal_work=[1.0] * clients,
-        expected_ceil=lambda period: [1.0] * clients,
-        concurrency=scenario.sampling.slots(clients),
-    )
-
-
-def _assumed_sizes(scenario: Scenario, clients: int) -> Any:
-    """Equal sizes where they are public: only their being known matters here."""
-    import numpy as np
-
-    declared = "num_examples" in getattr(scenario.data, "public", ())
-    return np.full(clients, 100) if declared else None
-
-
 def _is_streaming(scenario: Scenario, public: Public) -> bool:
     return scenario.aggregator.plan(None, public).pacing == "stream"
 
@@ -296,4 +270,5 @@ CHECKS: tuple[Callable[[Scenario], Found], ...] = (
     _relation_is_possible,
     _method_has_a_bound,
     _examples_are_protected,
+    private_statistics,
 )

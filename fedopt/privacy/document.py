@@ -105,6 +105,8 @@ def assumptions(accounting: PrivacyAccounting) -> list[str]:
         )
     if privacy.relation != "add_or_remove_one":
         found.append("The schedule, the durations, the weights and the population are public.")
+    if getattr(accounting.scenario.data, "standardize", False):
+        found.append("The means and deviations that standardise the inputs are public, as data.public declares.")
     if privacy.hypothetical_population is not None:
         found.append(f"HYPOTHETICAL: accounted as if there were {privacy.hypothetical_population} clients.")
     found.append(

@@ -31,6 +31,11 @@ def test_a_sound_combination_is_accepted():
     assert from_mapping(private({"relation": "add_or_remove_one"}, sampling={"kind": "poisson", "cohort_size": 3}))
 
 
+@pytest.mark.parametrize("data", [{"standardize": False}, {"public": ["feature_statistics"]}])
+def test_standardised_inputs_are_declared_public_or_left_alone(data: dict[str, Any]):
+    assert from_mapping(private(data={"kind": "tabular_sklearn", "clients": 5, **data})).privacy is not None
+
+
 @pytest.mark.parametrize(
     "body, words",
     [
@@ -39,6 +44,10 @@ def test_a_sound_combination_is_accepted():
         (
             private(aggregator={"kind": "fedavg", "weights": "num_examples"}),
             ["aggregator.weights: num_examples is private", "data.public: [num_examples]"],
+        ),
+        (
+            private(data={"kind": "tabular_sklearn", "clients": 5}),
+            ["data.standardize: means and deviations", "standardize: false", "data.public: [feature_statistics]"],
         ),
         (
             private({"relation": "add_or_remove_one"}),

@@ -156,7 +156,7 @@ def one_update(scenario: Any, mechanism: str) -> tuple[str, ...]:
 
 def fewest_is_known(scenario: Any, minimum_clients: int | None) -> tuple[str, ...]:
     """The refusal of a shuffle that waits for a whole cohort of which some may be lost."""
-    from fedopt.privacy.combination import public_of
+    from fedopt.privacy.public_facts import public_of
 
     public, devices = public_of(scenario), scenario.devices
     streams = public is not None and scenario.aggregator.plan(None, public).pacing == "stream"
