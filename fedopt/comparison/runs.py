@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +13,7 @@ from typing import Any
 from fedopt.comparison.batches import Batching, batches
 from fedopt.comparison.expansion import PlannedRun, computing_code
 from fedopt.comparison.jobs import Job, run_job, run_jobs, worth_batching
-from fedopt.progress import _clock as clock
+from fedopt.comparison.view import View
 from fedopt.runlog import read_summary, run_state, write_atomically
 
 NOTE = "comparison.json"
@@ -74,14 +72,15 @@ def execute(
             done[run.key] = Done(run, directory, "reused")
         else:
             missing[run.key] = run
-    view = _View(len(missing), len(done), processes, quiet, later)
     waiting = list(missing.values())
     threads = _threads(processes) if processes > 1 else None
     jobs = [_job(run, folder, name, threads) for run in waiting]
-    for index, how, wall, error, trace in _outcomes(jobs, processes, executor, batch):
-        found = Done(waiting[index], Path(jobs[index].directory), how, wall, error, trace)
-        done[found.run.key] = found
-        view.show(found)
+    steps = [job.scenario["run"].get("server_steps") for job in jobs]
+    with View([Path(job.directory) for job in jobs], steps, len(done), quiet, later) as view:
+        for index, how, wall, error, trace in _outcomes(jobs, processes, executor, batch):
+            found = Done(waiting[index], Path(jobs[index].directory), how, wall, error, trace)
+            done[found.run.key] = found
+            view.show(found.directory, found.run.label, how, wall, error)
     by_key = {run.key: done[run.key] for run in runs}
     return [_for(run, by_key[run.key]) for run in runs]
 
@@ -194,33 +193,3 @@ def _threads(processes: int) -> int:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // processes)
-
-
-class _View:
-    """One line per finished run with the time left, from the mean of those finished so far."""
-
-    def __init__(self, total: int, reused: int, processes: int, quiet: bool, later: int = 0):
-        self.total, self.processes, self.quiet, self.later = total, max(1, processes), quiet, later
-        self.finished, self.began = 0, time.monotonic()
-        self._say(f"{total} runs to execute, {reused} reused" + (f"; then at most {later} more" if later else ""))
-
-    def show(self, done: Done) -> None:
-        """After one run."""
-        self.finished += 1
-        words = f"failed: {done.error}" if done.how == "failed" else _headline(done)
-        remaining = self.total - self.finished + self.later
-        left = remaining * (time.monotonic() - self.began) / self.finished
-        end = f"; about {clock(left)} left" if remaining else ""
-        self._say(f"[{self.finished}/{self.total}] {done.run.label}: {words} ({done.wall_s:.1f} s){end}")
-
-    def _say(self, line: str) -> None:
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
-
-
-def _headline(done: Done) -> str:
-    summary = read_summary(done.directory)
-    value, name = summary.get("final_metric"), summary.get("metric_name") or "metric"
-    shown = "no metric" if value is None else f"{name} {value:.4f}"
-    epsilon = f", epsilon {summary['epsilon']:.3g}" if summary.get("epsilon") is not None else ""
-    return f"{done.how}, {summary.get('status')}, {shown}{epsilon}"

@@ -311,7 +311,7 @@ def test_progress_counts_the_runs_that_follow_the_trials(
     from fedopt.comparison import runs
 
     monkeypatch.setattr(runs, "run_jobs", lambda jobs: [("failed", 1.0, "no", "")] * len(jobs))
-    monkeypatch.setattr(runs.time, "monotonic", iter([0.0, 10.0, 20.0]).__next__)
+    monkeypatch.setattr("fedopt.comparison.view.time.monotonic", iter([0.0, 10.0, 20.0]).__next__)
     execute([plan(seed=0), plan(seed=1)], tmp_path, quiet=False, later=4)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "2 runs to execute, 0 reused; then at most 4 more"

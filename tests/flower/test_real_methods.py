@@ -25,7 +25,7 @@ EXAMPLE_PRIVACY = {
     "privacy": {
         "unit": "example",
         "trust": "local",
-        "relation": "add_or_remove_one",
+        "relation": "zero_out_one",
         "mechanism": {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0},
         "delta": 1e-5,
     },

@@ -62,12 +62,12 @@ CASES = {
     "local_gaussian": private(LOCAL, {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 1.0}),
     "local_laplace": private(LOCAL, {"kind": "local_laplace", "clipping_norm": 0.5, "noise_multiplier": 1.0}),
     "dp_sgd": private(
-        EXAMPLE | {"relation": "add_or_remove_one"},
+        EXAMPLE | {"relation": "zero_out_one"},
         {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0},
         client=DP_SGD,
     ),
     "dp_spsa": private(
-        EXAMPLE | {"relation": "add_or_remove_one"},
+        EXAMPLE | {"relation": "zero_out_one"},
         {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0},
         client={"kind": "dp_spsa", "sampling_probability": 0.2, "batch_size": 36, "radius": 0.001},
         aggregator={"kind": "decomfl", "step_size": 0.2, "perturbations": 4},
