@@ -76,7 +76,12 @@ ROUND_COLUMNS = (
         "Standard deviation of the noise in each coordinate of the released value; of one reply under local noise "
         "(trust local, hemisphere messages), of one summed gradient with DP-SGD.",
     ),
-    Column("clip_fraction", _NUMBER, "Share of contributions whose norm exceeded clipping_norm.", simulator_only=True),
+    Column(
+        "clip_fraction",
+        _NUMBER,
+        "Share of contributions whose norm exceeded clipping_norm, or was not finite.",
+        simulator_only=True,
+    ),
     Column("update_norm", _NUMBER, "Mean L2 norm of the contributions before clipping.", simulator_only=True),
 )
 

@@ -130,7 +130,9 @@ class DpSpsa(ClientWork):
         from fedopt.zeroth_order.spsa import direction_key
 
         config, theta = cohort.messages[row].config, cohort.messages[row].parts["params"].to(engine.device)
-        stream = Directions(config["directions"], theta.numel(), direction_key(cohort.seed, int(config["version"])))
+        stream = Directions(
+            config["directions"], theta.numel(), direction_key(cohort.shared_seed, int(config["version"]))
+        )
         if not len(batch):
             return torch.zeros(0, int(config["perturbations"]), dtype=torch.float64, device=engine.device)
         columns = []

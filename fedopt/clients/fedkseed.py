@@ -77,10 +77,10 @@ class FedKSeed(BlackBoxWork):
         message, steps = cohort.messages[rows[0]], cohort.steps[rows[0]]
         theta = message.parts["params"].to(engine.device, measuring_type(engine))
         chances: torch.Tensor | None = message.parts.get("probabilities")
-        candidates = fedkseed.candidate_directions(config["directions"], theta.numel(), cohort.seed)
+        candidates = fedkseed.candidate_directions(config["directions"], theta.numel(), cohort.shared_seed)
         count = int(config["candidates"])
         chosen = [
-            fedkseed.choose_seeds(cohort.seed, [cohort.clients[r]], cohort.tasks[r], steps, count, chances)
+            fedkseed.choose_seeds(cohort.shared_seed, [cohort.clients[r]], cohort.tasks[r], steps, count, chances)
             for r in rows
         ]
         at = self.values_at(cohort, engine, rows)

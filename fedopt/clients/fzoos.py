@@ -127,7 +127,7 @@ class Fzoos(BlackBoxWork, FzoosSettings):
             kept = [self._state(cohort, "weights", r) for r in rows]
             own = torch.stack([w.to(shared) if len(w) else s for w, s in zip(kept, shared, strict=True)])
         together = cohort.messages[rows[0]].config.get("ask") == "both"
-        maps = self._maps(engine, cohort.seed) if corrected or together else None
+        maps = self._maps(engine, cohort.shared_seed) if corrected or together else None
         phase = fzoos_round.local_phase(
             log, start, maps, shared, own, values, settings, keys, round_number, self._oracle(engine),
             engine.data.clients.num_clients,
@@ -159,7 +159,7 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         log, asked = fzoos_round.active_queries_at(
             log, centre, local, self.values_at(cohort, engine, rows)(0), settings, keys, scales
         )
-        weights = fzoos_round.fit_weights(log, centre, self._maps(engine, cohort.seed), settings).float()
+        weights = fzoos_round.fit_weights(log, centre, self._maps(engine, cohort.shared_seed), settings).float()
         made = []
         for i in range(len(rows)):
             state = _log_of(log, i) | {"local": local[i], "lengthscale": scales[i : i + 1], "weights": weights[i]}

@@ -85,7 +85,7 @@ class Spsa(BlackBoxWork):
             cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine)),
             config["directions"],
             int(cohort.messages[rows[0]].config["version"]),
-            cohort.seed,
+            cohort.shared_seed,
             len(rows),
             self.radius,
             float(config["step_size"]),
@@ -112,7 +112,9 @@ class Spsa(BlackBoxWork):
             )
         theta = cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine))[None]
         names = [(cohort.tasks[r], cohort.clients[r]) for r in rows]
-        streams = [Directions(config["directions"], engine.spec.size, direction_key(cohort.seed, *n)) for n in names]
+        streams = [
+            Directions(config["directions"], engine.spec.size, direction_key(cohort.shared_seed, *n)) for n in names
+        ]
         values_of, columns = self.values_of_steps(cohort, engine, rows), []
         for part in torch.arange(int(config["scalar_steps"])).split(directions_at_once(theta.numel(), len(rows))):
             numbers = part.tolist()

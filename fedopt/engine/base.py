@@ -158,8 +158,10 @@ class Cohort:
         messages: what each client received; equal versions share the same tensors.
         states: client state before the work, named tensors ``[rows, d_part]``, or None.
         steps: local steps of each row, as announced at dispatch.
-        seed: run seed.
+        seed: run seed, or in a deployment under privacy a secret one: names batches and everything else that is not
+            public.
         phase: name of the exchange.
+        public_seed: names what server and clients must draw alike, such as directions; None is ``seed``.
     """
 
     clients: tuple[int, ...]
@@ -169,9 +171,15 @@ class Cohort:
     seed: int
     phase: str = "train"
     states: Mapping[str, torch.Tensor] | None = None
+    public_seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.clients)
+
+    @property
+    def shared_seed(self) -> int:
+        """Seed of what everybody must draw alike."""
+        return self.seed if self.public_seed is None else self.public_seed
 
     def stacked(self, part: str) -> torch.Tensor:
         """A message part of every row ``[rows, d_part]``."""
@@ -216,7 +224,8 @@ class BatchPlan:
     """Which examples every local step of every row uses.
 
     Args:
-        indices: ``[rows, max_steps, batch]`` int64 into the training examples; padding is 0.
+        indices: ``[rows, max_steps, batch]`` int64 into the training examples; padding repeats one of the same
+            client's, or is 0 where it has none.
         counts: real examples of every batch ``[rows, max_steps]`` int64; 0 beyond a row's steps, and for an empty
             Poisson batch.
         steps: local steps of each row ``[rows]``.

@@ -53,7 +53,7 @@ def plan_batches(
         blind = order == "poisson" and sampling_probability is not None and denominator is not None
         number = count if len(examples) or blind else 0
         rows.append(_draw(order, sampling_probability)(draw, examples, size, number))
-    plan = _pack(rows)
+    plan = _pack(rows, [client_index.of(client) for client in cohort.clients])
     if denominator is not None:
         return BatchPlan(plan.indices, plan.counts, plan.steps, np.full(plan.counts.shape, float(denominator)))
     if order != "poisson":
@@ -123,13 +123,23 @@ def _poisson(draw: np.random.Generator, examples: np.ndarray, size: int, steps: 
     return indices, counts
 
 
-def _pack(rows: list[Row]) -> BatchPlan:
+def _pack(rows: list[Row], examples: list[np.ndarray]) -> BatchPlan:
+    """Rows of one shape; padding repeats an example of the row's own client.
+
+    Padding has weight 0, but 0 times NaN is NaN: no client's examples may stand where another's are added up.
+    """
     longest = max((len(counts) for _, counts in rows), default=0)
     width = max((indices.shape[1] for indices, _ in rows), default=0)
+    width = max(width, int(longest > 0 and any(map(len, examples))))  # where every Poisson batch is empty
     indices = np.zeros((len(rows), longest, width), np.int64)
     counts = np.zeros((len(rows), longest), np.int64)
     for i, (row_indices, row_counts) in enumerate(rows):
         indices[i, : len(row_counts), : row_indices.shape[1]] = row_indices
         counts[i, : len(row_counts)] = row_counts
+        padding = np.arange(width) >= counts[i, :, None]
+        if len(examples[i]) and padding.any():
+            # Of the same batch where it has one, so that a batch computes nothing but its own examples.
+            filling = np.where(counts[i, :, None] > 0, indices[i, :, :1], examples[i][0])
+            indices[i] = np.where(padding, filling, indices[i])
     steps = np.array([len(row_counts) for _, row_counts in rows], np.int64)
     return BatchPlan(indices, counts, steps, np.maximum(counts, 1).astype(np.float64))

@@ -42,6 +42,7 @@ class Slots:
         index = np.zeros((rows, most), np.int64)
         positions = np.zeros((rows, steps * width), np.int64)
         for row, (unique, inverse) in enumerate(found):
+            index[row] = unique[0]  # unused slots hold the row's own, as padding does
             index[row, : len(unique)] = unique
             positions[row] = inverse.reshape(-1)
         device = self.index.device

@@ -153,7 +153,7 @@ def join(chunks: Sequence[Chunk], offsets: Sequence[int]) -> tuple[Chunk, list[l
     rows = [(k, row) for k, chunk in enumerate(chunks) for row in range(len(chunk))]
     order = sorted(range(len(rows)), key=lambda i: -chunks[rows[i][0]].steps[rows[i][1]])
     steps, width = max(c.max_steps for c in chunks), max(c.indices.shape[2] for c in chunks)
-    indices = [_padded(c.indices + offset, steps, width) for c, offset in zip(chunks, offsets, strict=True)]
+    indices = [_padded_indices(c.indices + offset, steps, width) for c, offset in zip(chunks, offsets, strict=True)]
     starts: list[torch.Tensor] = []
     start_of: list[int] = []
     for chunk in chunks:
@@ -197,6 +197,15 @@ def _padded(values: torch.Tensor, *sizes: int) -> torch.Tensor:
     """Zeros behind the values along the axes after the first, up to ``sizes``."""
     missing = [size - have for size, have in zip(sizes, values.shape[1:], strict=True)]
     return torch.nn.functional.pad(values, [p for gap in reversed(missing) for p in (0, gap)])
+
+
+def _padded_indices(values: torch.Tensor, steps: int, width: int) -> torch.Tensor:
+    """Indices ``[rows, steps, batch]`` where padding repeats the row's own first example (see ``BatchPlan``)."""
+    if not values.numel():
+        return _padded(values, steps, width)
+    made = values[:, :1, :1].repeat(1, steps, width)
+    made[:, : values.shape[1], : values.shape[2]] = values
+    return made
 
 
 def _padded_counts(values: np.ndarray, steps: int, filling: float) -> np.ndarray:

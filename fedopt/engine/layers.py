@@ -10,6 +10,7 @@ from torch import nn
 
 from fedopt.engine.pieces import DensePiece, Piece
 from fedopt.engine.rows import RowsParameter, StepContext
+from fedopt.engine.rules import drop_examples, scale_examples
 from fedopt.engine.tasks import Chunk
 
 
@@ -33,7 +34,7 @@ class ParameterLayer(Layer, Protocol):
         ...
 
     def reweight(self, factors: list[torch.Tensor]) -> None:
-        """Multiply every example's gradient by a factor ``[rows, batch]``, one per parameter."""
+        """Multiply every example's gradient by a factor ``[rows, batch]``, one per parameter; 0 drops the example."""
         ...
 
     def gradients(self) -> list[tuple[RowsParameter, torch.Tensor]]:
@@ -83,11 +84,12 @@ class Linear:
         return squares if self.bias is None else [*squares, outer]
 
     def reweight(self, factors: list[torch.Tensor]) -> None:
-        """Scale the remembered gradients."""
-        original = self._gradient
-        self._gradient = original * factors[0][..., None]
+        """Scale the remembered gradients; the inputs of dropped examples go too, since 0 times infinity is NaN."""
+        original, own = self._gradient, factors[0][..., None]
         shared = self.bias is None or factors[1] is factors[0]
-        self._bias_gradient = self._gradient if shared else original * factors[1][..., None]
+        self._bias_gradient = original if shared else scale_examples(original.clone(), factors[1][..., None])
+        self._gradient = scale_examples(original, own)
+        self._inputs = drop_examples(self._inputs, own)
 
     def gradients(self) -> list[tuple[RowsParameter, torch.Tensor]]:
         """``g^T x`` and ``sum g``."""

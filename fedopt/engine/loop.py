@@ -9,7 +9,7 @@ import torch
 from fedopt.engine.base import DenseUpdates, ExampleClipping
 from fedopt.engine.flat_module import FlatModule
 from fedopt.engine.precision import lowered
-from fedopt.engine.rules import apply_rule, clipping_factors
+from fedopt.engine.rules import apply_rule, clipping_factors, scale_examples
 from fedopt.engine.tasks import Chunk, LossTask, Trained
 
 
@@ -97,11 +97,11 @@ class Loop:
     def _clip_example(self, clipping: ExampleClipping) -> None:
         gradient, ends = self._model.gradient, self._task.spec.offsets
         if clipping.per_layer is None:
-            gradient.mul_(clipping_factors(clipping, gradient.norm(), clipping.clipping_norm))
+            scale_examples(gradient, clipping_factors(clipping, gradient.norm(), clipping.clipping_norm))
             return
         for i, bound in enumerate(clipping.per_layer):
             piece = gradient[ends[i] : ends[i + 1]]
-            piece.mul_(clipping_factors(clipping, piece.norm(), bound))
+            scale_examples(piece, clipping_factors(clipping, piece.norm(), bound))
 
 
 def _noise_stream(chunk: Chunk, row: int, clipping: ExampleClipping | None, device: torch.device) -> Any:

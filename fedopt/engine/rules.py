@@ -52,9 +52,30 @@ def apply_rule(
 def clipping_factors(clipping: ExampleClipping, norms: torch.Tensor, bound: float) -> torch.Tensor:
     """What each example's gradient is multiplied by, given its norm: ``min(1, C/norm)`` or ``C/(norm + stability)``.
 
-    A zero gradient stays zero. References: Abadi et al. 2016, arXiv:1607.00133 (flat); Bu et al. 2023, Automatic
+    A zero gradient stays zero. A norm that is NaN or infinite gives exactly 0; since 0 times NaN is NaN, gradients are
+    multiplied by ``scale_examples``. References: Abadi et al. 2016, arXiv:1607.00133 (flat); Bu et al. 2023, Automatic
     Clipping, arXiv:2206.07136 (automatic).
     """
     if clipping.style == "automatic":
-        return bound / (norms + clipping.stability)
-    return (bound / norms.clamp_min(1e-30)).clamp_(max=1.0)
+        factors = bound / (norms + clipping.stability)
+    else:
+        factors = (bound / norms.clamp_min(1e-30)).clamp_(max=1.0)
+    return torch.where(norms.isfinite(), factors, 0.0)
+
+
+def scale_examples(gradients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Multiply gradients by clipping factors (broadcast over them), in place; a factor of 0 makes them exactly zero.
+
+    An example whose gradient is NaN or infinite thus counts as zero. Dropping the whole sum instead would let one
+    record decide, with no noise on it, whether there is a reply.
+    """
+    return drop_examples(gradients.mul_(factors), factors)
+
+
+def drop_examples(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Zeros where a clipping factor (broadcast over the values) is 0, in place, whatever stood there."""
+    dropped = factors == 0
+    # On a device the host does not wait to see whether there is anything to drop.
+    if values.device.type == "cpu" and not bool(dropped.any()):
+        return values
+    return values.masked_fill_(dropped, 0.0)

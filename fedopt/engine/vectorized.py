@@ -11,7 +11,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from fedopt.engine.base import DenseUpdates, ExampleClipping, LocalRule
 from fedopt.engine.noise import NoiseStreams
 from fedopt.engine.precision import exact_products, lowered
-from fedopt.engine.rules import apply_rule, clipping_factors
+from fedopt.engine.rules import apply_rule, clipping_factors, scale_examples
 from fedopt.engine.tasks import Chunk, LossTask, Trained
 from fedopt.engine.transfer import to_device
 from fedopt.models._inspect import unvectorizable
@@ -112,12 +112,13 @@ class Vectorized:
     def _clip(self, gradients: torch.Tensor, clipping: ExampleClipping) -> None:
         """Clip every example's gradient ``[batch, d]`` in place."""
         if clipping.per_layer is None:
-            gradients.mul_(clipping_factors(clipping, gradients.norm(dim=-1, keepdim=True), clipping.clipping_norm))
+            norms = gradients.norm(dim=-1, keepdim=True)
+            scale_examples(gradients, clipping_factors(clipping, norms, clipping.clipping_norm))
             return
         ends = self._task.spec.offsets
         for i, bound in enumerate(clipping.per_layer):
             piece = gradients[..., ends[i] : ends[i + 1]]
-            piece.mul_(clipping_factors(clipping, piece.norm(dim=-1, keepdim=True), bound))
+            scale_examples(piece, clipping_factors(clipping, piece.norm(dim=-1, keepdim=True), bound))
 
 
 def refusal(module: nn.Module, example: torch.Tensor) -> str | None:

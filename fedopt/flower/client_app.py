@@ -76,7 +76,7 @@ def _reason(error: Exception) -> str:
 
     The text of a foreign exception may quote data.
     """
-    from fedopt.flower.node import NodeRefusal
+    from fedopt.flower.own_facts import NodeRefusal
     from fedopt.flower.wire import WireError
 
     told = isinstance(error, NodeRefusal | WireError | NodeConfigError)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedopt.clients.base import ClientWork, stack_states
@@ -17,17 +17,15 @@ from fedopt.engine.base import Cohort, UpdateBatch
 from fedopt.engine.engine import CohortEngine
 from fedopt.flower.codes import NotFinite, shrink
 from fedopt.flower.memory import Memory
+from fedopt.flower.own_facts import NodeRefusal, checked_public, knowing_itself
 from fedopt.privacy.base import ClientContext, Mechanism
+from fedopt.privacy.finite import zero_rows
 from fedopt.privacy.mechanisms._integers import IntegerUpdates
 from fedopt.privacy.system_noise import SystemNoise
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import choose_device, protected
 from fedopt.simulation.states import StateStore
 from fedopt.types import Message, Public
-
-
-class NodeRefusal(RuntimeError):
-    """The node does not do this work; the text says why and holds no data."""
 
 
 @dataclass(frozen=True)
@@ -69,30 +67,20 @@ class Node:
         """Do one task.
 
         Raises:
-            NodeRefusal: the client's own budget does not allow it.
+            NodeRefusal: the client's own budget does not allow it, or the server claims what is not so.
         """
         began = time.time()
         facts, scenario = order.facts, self.scenario
-        public = public_of(facts["public"])
+        engine = self._engine()
+        public = checked_public(facts["public"], scenario, self.data, int(facts["client"]), engine.spec.size)
         mechanism = self._mechanism(public)
         private = self._randomises(mechanism)
         if private:
             assert mechanism is not None
             self._pay(order, mechanism, public)
         noise = SystemNoise(self._key(order.digest))
-        settings = scenario.engine
         # Who knows the seed knows which examples a step drew: amplification by sampling needs a secret one.
         seed = int.from_bytes(self._key(order.digest)[:7], "little") if private else int(facts["seed"])
-        engine = CohortEngine(
-            scenario.model,
-            self.data,
-            choose_device(settings.device),
-            scenario.seed,
-            formulation=settings.formulation,
-            chunk=settings.chunk,
-            dtype=settings.dtype,
-            threads=settings.threads,
-        )
         work = protected(scenario.client, engine.spec, mechanism, noise if private else None)
         parts, metrics, queries = self._compute(order, engine, work, seed)
         if mechanism is not None:
@@ -105,6 +93,19 @@ class Node:
         if scenario.privacy is None:  # losses and durations are information about the data
             reply |= {"metrics": metrics, "began": began, "seconds": time.time() - began}
         return Answer(rows, reply)
+
+    def _engine(self) -> CohortEngine:
+        settings = self.scenario.engine
+        return CohortEngine(
+            self.scenario.model,
+            self.data,
+            choose_device(settings.device),
+            self.scenario.seed,
+            formulation=settings.formulation,
+            chunk=settings.chunk,
+            dtype=settings.dtype,
+            threads=settings.threads,
+        )
 
     def _mechanism(self, public: Public) -> Mechanism | None:
         """The scenario's mechanism with its noise set, calibrated here and once."""
@@ -150,14 +151,15 @@ class Node:
         """Write the task into the client's ledger before doing it; the same message is never paid for twice."""
         from fedopt.privacy.spending import epsilon_of
 
-        client, steps = int(order.facts["client"]), int(order.message.config["local_steps"])
+        # Whatever the server asked for, a reply is at least one release.
+        client, steps = int(order.facts["client"]), max(1, int(order.message.config["local_steps"]))
         ledger = self.memory.get("ledger", {})
         mine = ledger.setdefault(str(client), {})
         mine[order.digest.hex()] = steps
         privacy = self.scenario.privacy
         assert privacy is not None
         if privacy.max_epsilon is not None:
-            profile = _own_profile(mechanism, mine, client, _knowing_itself(public, self.data, client), self.scenario)
+            profile = _own_profile(mechanism, mine, client, knowing_itself(public, self.data, client), self.scenario)
             spent = epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant)
             if spent > privacy.max_epsilon:
                 raise NodeRefusal(f"client {client}: this task would exceed max_epsilon = {privacy.max_epsilon:g}")
@@ -178,6 +180,7 @@ class Node:
             messages=(replace(order.message, parts=parts),),
             steps=(int(order.message.config["local_steps"]),),
             seed=seed,
+            public_seed=int(facts["seed"]),
             phase=str(facts["phase"]),
             states=stack_states([before]) if before is not None else None,
         )
@@ -212,7 +215,9 @@ class Node:
     def _protect(
         self, order: Order, mechanism: Mechanism, parts: dict[str, UpdateBatch], noise: SystemNoise, public: Public
     ) -> dict[str, UpdateBatch]:
-        """The client's half of the mechanism, before anything leaves the node."""
+        """The client's half of the mechanism, before anything leaves the node; there is always a reply."""
+        finite = all(math.isfinite(float(batch.norms()[0])) for batch in parts.values())
+        parts = zero_rows(parts, [finite])
         facts = order.facts
         context = ClientContext(
             (int(facts["client"]),), (int(facts["task"]),), int(facts["step"]), noise, public, (1.0,)
@@ -226,37 +231,6 @@ class Node:
 def only_row(batch: UpdateBatch) -> torch.Tensor:
     """What a client sends of a part; integers whose single rows are closed to aggregators are its own to send."""
     return batch.values[0] if isinstance(batch, IntegerUpdates) else batch.rows()[0]
-
-
-def public_facts(public: Public) -> dict[str, Any]:
-    """Public constants as facts of a message."""
-    counts = public.num_examples
-    return {
-        "num_clients": public.num_clients,
-        "expected_cohort": public.expected_cohort,
-        "is_private": public.is_private,
-        # Without privacy the server may know the counts, but nobody else needs them.
-        "num_examples": None if counts is None or not public.is_private else [int(n) for n in counts],
-        "horizon": public.horizon,
-        "seed": public.seed,
-        "concurrency": public.concurrency,
-        "dimension": public.dimension,
-    }
-
-
-def public_of(facts: dict[str, Any]) -> Public:
-    """Public constants from the facts of a message."""
-    counts = facts.get("num_examples")
-    return Public(**{**facts, "num_examples": None if counts is None else np.array(counts, dtype=np.int64)})
-
-
-def _knowing_itself(public: Public, data: FederatedData, client: int) -> Public:
-    """The constants with the client's own number of examples, which it may use for its own ledger."""
-    if public.num_examples is not None:
-        return public
-    counts = np.zeros(public.num_clients, dtype=np.int64)
-    counts[client] = data.clients.sizes()[client]
-    return replace(public, num_examples=counts)
 
 
 def _own_profile(

@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedopt.flower.grid_state import GridState, Pace
-from fedopt.flower.node import public_facts
+from fedopt.flower.own_facts import public_facts
 from fedopt.flower.under_way import Sent
 from fedopt.flower.wire import PROTOCOL, encode
 from fedopt.simulation.assembly import Parts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from fedopt.clients.base import ClientWork, stack_states
 from fedopt.engine.base import Cohort, UpdateBatch
 from fedopt.engine.transfer import all_finite, finite_sums, read, rows_at
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
+from fedopt.privacy.finite import zero_rows
 from fedopt.protocol import Collect, Collected, Dispatch
 from fedopt.simulation.pending import Computed, Pending, restored, storable
 from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, totals_of
@@ -190,7 +192,7 @@ class Computation:
     def _gather(
         self, ids: list[int], weights: dict[int, float], step: int, state: Any, into: Gathered, keep: bool
     ) -> None:
-        """Clip and randomise on the client, drop what is not finite, add up."""
+        """Clip and randomise on the client, add up; what is not finite is dropped, or under privacy zero."""
         for piece in self._pieces(ids):
             parts, kept, totals, metrics, failed = self._process(piece, weights, step, state)
             into.add(parts, kept, totals, metrics, failed, keep=keep)
@@ -220,9 +222,12 @@ class Computation:
             return self._plain(parts, ids, reported, weights)
         assert self.noise is not None
         metrics, good, failed = self._finite(parts, ids, reported)
-        parts, ids, metrics = _keep(parts, ids, metrics, good)
-        if not ids:
-            return parts, ids, {}, metrics, failed
+        parts = zero_rows(parts, [i not in failed for i in ids])
+        metrics = {name: [values[row] for row in good] for name, values in metrics.items()}
+        for i in failed:
+            reply = self.pending[i].reply
+            assert reply is not None
+            self.pending[i].reply = replace(reply, state=None)
         dispatches = [self.pending[i].dispatch for i in ids]
         context = ClientContext(
             tuple(d.client for d in dispatches),
@@ -235,8 +240,10 @@ class Computation:
         result = self.mechanism.on_client(parts, context, state)
         parts = dict(result.parts)
         totals = totals_of(parts, [weights[i] for i in ids], self.mechanism.own_parts)
-        own = read(list(result.metrics.values()))
-        return parts, ids, totals, metrics | dict(zip(result.metrics, own, strict=True)), failed
+        own = dict(zip(result.metrics, read(list(result.metrics.values())), strict=True))
+        if "clipped" in own:  # to zero
+            own["clipped"] = [1.0 if i in failed else value for i, value in zip(ids, own["clipped"], strict=True)]
+        return parts, ids, totals, metrics | own, {}
 
     def _plain(
         self,
