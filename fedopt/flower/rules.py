@@ -29,11 +29,24 @@ def refusals(scenario: Scenario) -> list[str]:
             f"weights: unbiased of {scenario.aggregator.kind()} come from the device model's times, which say nothing "
             "about real devices; use weights: gap"
         )
+    if scenario.aggregator.kind() == "feedsign" and _clips_below_one(scenario):
+        found.append(
+            "a vote of aggregator feedsign is sent as +1 or -1, and the server refuses what exceeds the clipping "
+            "norm; use mechanism: {kind: gaussian, clipping_norm: 1}"
+        )
     if privacy is not None and scenario.run.target_metric is not None:
         found.append(
             "run.target_metric looks at the test set after every step, which is not paid for; use server_steps"
         )
     return found
+
+
+def _clips_below_one(scenario: Scenario) -> bool:
+    """Whether the server enforces a clipping norm that may be below 1."""
+    privacy = scenario.privacy
+    if privacy is None or privacy.trust != "central" or privacy.unit != "client":
+        return False
+    return bool(privacy.mechanism.own_parts) or getattr(privacy.mechanism, "clipping_norm", 1.0) < 1
 
 
 def _needs_durations(scenario: Scenario) -> bool:

@@ -108,8 +108,51 @@ def test_a_mechanism_has_the_simulated_ledger_and_noise_of_the_operating_system(
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) > 1e-4
 
 
+LITTLE_NOISE = {"kind": "local_gaussian", "clipping_norm": 1e3, "noise_multiplier": 1e-10}
+FULL = {
+    "dp_spsa": private(
+        EXAMPLE,
+        {"kind": "dp_sgd", "clipping_norm": 10.0, "noise_multiplier": 1e-8},
+        client={"kind": "dp_spsa", "sampling_probability": 1.0, "batch_size": 36, "radius": 0.001},
+        aggregator={"kind": "decomfl", "step_size": 0.2, "perturbations": 4},
+    ),
+    "spsa": private(
+        LOCAL,
+        LITTLE_NOISE,
+        client={"kind": "spsa", "batch_size": "full"},
+        aggregator={"kind": "decomfl", "step_size": 0.02, "perturbations": 4, "local_steps": 1},
+    ),
+    "feedsign": private(
+        LOCAL,
+        LITTLE_NOISE,
+        client={"kind": "spsa", "batch_size": "full"},
+        aggregator={"kind": "feedsign", "step_size": 0.2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_clients_measure_along_the_directions_that_the_server_applies(name: str, tmp_path: Path) -> None:
+    """With full batches and next to no noise nothing private is drawn, and the deployed model is the simulated one."""
+    assert deploy(FULL[name], tmp_path)["status"] == "finished"
+    mine, theirs = Run(tmp_path / "run").parameters(), simulate(FULL[name], tmp_path / "simulated").parameters()
+    for part, values in mine.items():
+        assert float(values.abs().max()) > 1e-3
+        assert float((values - theirs[part]).abs().max()) < 1e-4, part
+
+
 @pytest.mark.parametrize("kind", ["distributed_gaussian", "skellam"])
 def test_secure_aggregation_is_refused_with_the_reason(kind: str, tmp_path: Path) -> None:
     chosen = private(CENTRAL | {"trust": "distributed"}, {"kind": kind, "clipping_norm": 0.5, "noise_multiplier": 1.0})
     with pytest.raises(DeploymentRefused, match=r"secaggplus_mod.*Use trust: local or central"):
         deploy(chosen, tmp_path)
+
+
+@pytest.mark.parametrize("mechanism", [{"kind": "gaussian", "clipping_norm": 0.5}, {"kind": "adaptive_gaussian"}])
+def test_votes_that_no_sign_can_carry_are_refused(mechanism: dict[str, Any], tmp_path: Path) -> None:
+    votes = {"client": {"kind": "spsa"}, "aggregator": {"kind": "feedsign", "step_size": 0.01}}
+    chosen = private(CENTRAL, {**mechanism, "noise_multiplier": 3.0}, **votes)
+    with pytest.raises(DeploymentRefused, match=r"sent as \+1 or -1.*clipping_norm: 1"):
+        deploy(chosen, tmp_path)
+    unit = private(CENTRAL, {"kind": "gaussian", "clipping_norm": 1.0, "noise_multiplier": 3.0}, **votes)
+    assert deploy(unit, tmp_path)["warnings"] == simulate(unit, tmp_path / "simulated").summary["warnings"]

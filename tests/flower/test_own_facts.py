@@ -1,0 +1,122 @@
+"""A node that protects itself calibrates and pays by its own scenario and data, whatever the server says."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr")
+
+import numpy as np
+import torch
+from flwr.app import RecordDict
+from virtual_deployment import scenario
+
+from fedopt.flower.memory import Memory
+from fedopt.flower.node import Node, Order
+from fedopt.flower.own_facts import NodeRefusal, knowing_itself, public_facts
+from fedopt.protocol import Dispatch, Started
+from fedopt.scenario import Scenario
+from fedopt.simulation.assembly import assemble
+from fedopt.simulation.fleet import ReadyNow
+from fedopt.types import Public
+
+EXAMPLE = {"unit": "example", "relation": "zero_out_one", "delta": 1e-5, "trust": "local"}
+MECHANISM = {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0}
+DP_SGD = scenario(
+    privacy={**EXAMPLE, "mechanism": MECHANISM, "max_epsilon": 50.0},
+    client={"kind": "dp_sgd", "lr": 0.1, "batch_size": 8, "steps": 4},
+)
+LOCAL = scenario(
+    privacy={
+        "unit": "client",
+        "trust": "local",
+        "relation": "replace_one",
+        "delta": 1e-5,
+        "mechanism": {"kind": "local_gaussian", "clipping_norm": 0.5, "noise_multiplier": 1.0},
+    },
+)
+DP_SPSA = scenario(
+    privacy={**EXAMPLE, "mechanism": {**MECHANISM, "noise_multiplier": 1e-9, "clipping_norm": 10.0}},
+    client={"kind": "dp_spsa", "sampling_probability": 1.0, "batch_size": 36, "radius": 0.001},
+    aggregator={"kind": "decomfl", "step_size": 0.2, "perturbations": 4},
+)
+
+
+def node_of(chosen: Scenario) -> Node:
+    return Node(chosen, chosen.data.load(chosen.seed), Memory(RecordDict()))
+
+
+def order_of(chosen: Scenario, digest: bytes = b"one", steps: int | None = None, **claims: Any) -> Order:
+    """The first order of a run to client 0, with other public facts claimed."""
+    parts = assemble(chosen)
+    server = parts.server
+    found = server.on(Started(0, ReadyNow(parts.clock, 0)))
+    dispatch = next(each for each in found if isinstance(each, Dispatch) and each.client == 0)
+    message = dispatch.message
+    if steps is not None:
+        message = replace(message, config={**message.config, "local_steps": steps})
+    facts = {"dispatch": 0, "client": 0, "task": 0, "step": 1, "phase": "train", "seed": chosen.seed, "mechanism": {}}
+    return Order({**facts, "public": {**public_facts(server.public), **claims}}, message, digest)
+
+
+def charged(node: Node) -> dict[str, int]:
+    return node.memory.get("ledger", {}).get("0", {})
+
+
+def test_an_honest_server_is_worked_for() -> None:
+    node = node_of(DP_SGD)
+    assert torch.isfinite(node.work(order_of(DP_SGD)).parts["update"]).all()
+    assert list(charged(node).values()) == [4]
+
+
+@pytest.mark.parametrize(
+    "claim, value",
+    [
+        ("num_examples", [10_000, 200, 200]),
+        ("num_examples", None),
+        ("num_examples", [200]),
+        ("horizon", 1),
+        ("expected_cohort", 1.0),
+        ("num_clients", 4),
+        ("dimension", 3),
+        ("is_private", False),
+    ],
+)
+def test_a_server_that_claims_what_is_not_so_gets_nothing(claim: str, value: Any) -> None:
+    """A larger number of examples means a smaller sampling rate: less noise for a target, a smaller charge."""
+    node = node_of(DP_SGD)
+    with pytest.raises(NodeRefusal, match="client 0: the server claims"):
+        node.work(order_of(DP_SGD, **{claim: value}))
+    assert not charged(node)
+
+
+def test_the_ledger_counts_with_the_nodes_own_number_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is charged is what was drawn: the node's data, also where the message was not looked at."""
+    data = DP_SGD.data.load(DP_SGD.seed)
+    public = Public(3, 3.0, True, np.array([10**6, 1, 1]))
+    assert knowing_itself(public, data, 0).num_examples.tolist() == [int(data.clients.sizes()[0]), 1, 1]
+    assert public.num_examples.tolist() == [10**6, 1, 1]
+    assert knowing_itself(replace(public, num_examples=None), data, 0).num_examples[0] == data.clients.sizes()[0]
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_no_number_of_steps_makes_a_reply_free(steps: int) -> None:
+    for chosen in (DP_SGD, DP_SPSA):
+        node = node_of(chosen)
+        with suppress(Exception):  # whether it works or not
+            node.work(order_of(chosen, steps=steps))
+        assert list(charged(node).values()) == [1]
+
+
+def test_a_reply_that_is_not_finite_leaves_as_zero_and_noise() -> None:
+    """Whether a reply exists must not tell that a record has an enormous feature."""
+    data = LOCAL.data.load(LOCAL.seed)
+    inputs = data.train.inputs.copy()
+    inputs[data.clients.of(0)[0]] = np.nan
+    spoilt = replace(data, train=replace(data.train, inputs=inputs))
+    sent = Node(LOCAL, spoilt, Memory(RecordDict())).work(order_of(LOCAL)).parts["update"]
+    assert torch.isfinite(sent).all() and float(sent.std()) == pytest.approx(2 * 0.5, rel=0.1)
