@@ -95,17 +95,18 @@ class GradientDifference(ClientWork):
 
     def _clipped_sum(self, gradients: torch.Tensor, restart: bool) -> torch.Tensor:
         """Sum of rows ``[examples, d]``, each scaled to the bound; one that is not finite counts as zero."""
-        from fedopt.engine.precision import exact_products
-        from fedopt.engine.rules import clipping_factors, drop_examples
+        import torch
 
         bound = math.inf
         if self._clipping is not None:
             bound = self._clipping.clipping_norm if restart else self._clipping.difference_clipping_norm or math.inf
-        if self._clipping is None or math.isinf(bound):
+        if math.isinf(bound):
             return gradients.sum(0)
-        factors = clipping_factors(self._clipping, gradients.norm(dim=1), bound)
-        with exact_products():  # a sum of clipped gradients, no larger than its noise was made for
-            return factors @ drop_examples(gradients, factors[:, None])
+        norms = gradients.norm(dim=1)
+        factors = (bound / norms.clamp_min(1e-30)).clamp_max(1.0)
+        finite = norms.isfinite()
+        kept = DenseUpdates(gradients.masked_fill_(~finite[:, None], 0.0))
+        return kept.weighted_sum(torch.where(finite, factors, 0.0))  # exact products: noise is for no more
 
 
 def example_gradients(engine: Any, point: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
