@@ -44,6 +44,10 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
 def torch_generator(device: str | torch.device, seed: int, purpose: str, *ids: int) -> torch.Generator:
     """Torch generator of a named stream on a device. CPU and CUDA streams of one name differ.
 
+    On a CPU torch keeps 32 bits of a seed: among k streams about k^2 / 2^33 pairs are the same, so with 77,000 streams
+    (clients times tasks) a repeated one is more likely than not. Simulated noise bears that; deployed noise does not
+    come from here.
+
     The ``meta`` device has no numbers and no generator; it takes the CPU's.
     """
     import torch
