@@ -116,7 +116,7 @@ def test_a_reply_that_is_not_finite_leaves_as_zero_and_noise() -> None:
     """Whether a reply exists must not tell that a record has an enormous feature."""
     data = LOCAL.data.load(LOCAL.seed)
     inputs = data.train.inputs.copy()
-    inputs[data.clients.of(0)[0]] = np.nan
+    inputs[data.clients.of(0)] = np.nan  # whichever are drawn
     spoilt = replace(data, train=replace(data.train, inputs=inputs))
     sent = Node(LOCAL, spoilt, Memory(RecordDict())).work(order_of(LOCAL)).parts["update"]
     assert torch.isfinite(sent).all() and float(sent.std()) == pytest.approx(2 * 0.5, rel=0.1)
