@@ -161,7 +161,7 @@ class ReplyMeta(NamedTuple):
     local_steps: int
     normalizer: float  # FedNova's |a_i|_1: how far a constant unit gradient would have moved it, over lr
     task: int  # how many tasks this client was given before
-    contributions: int = 0  # admitted replies of this client before this one
+    contributions: int = 0  # used replies of this client before this one, those that wait included
     gap: int = 0  # server steps since this client's previous contribution (version + 1 if none)
 
 

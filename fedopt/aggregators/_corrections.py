@@ -43,7 +43,10 @@ def upload_rate(public: Public) -> float:
 
 
 def gap_factor(meta: ReplyMeta) -> float:
-    """Server steps since the client's previous contribution; telescopes, so it is exact for any schedule."""
+    """Server steps since the client's previous contribution; telescopes, so it is exact for any schedule.
+
+    A reply that failed is no contribution: the next one that is used makes up for its steps.
+    """
     return float(meta.gap)
 
 

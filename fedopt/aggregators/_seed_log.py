@@ -28,7 +28,9 @@ class State(NamedTuple):
     params: torch.Tensor  # shape [d]
     records: tuple[Record, ...]  # everything that moved the model, in order
     bits: tuple[int, ...]  # bits of all records before version v, for v = 0 .. current
-    sent: dict[int, tuple[int, int]]  # client -> (version, bits) of its last scalars, which it need not be told
+    sent: dict[
+        int, tuple[tuple[int, int], ...]
+    ]  # client -> (version, bits) of its scalars in every step it was part of
     seed: int  # of the public directions
 
 
@@ -53,7 +55,7 @@ class SeedLogMethod(Method):
         return State(params, (), (0,), {}, seed)
 
     def rate(self, state: State) -> float:
-        """Step per scalar: the step size times what makes the mean of scalar times direction a gradient estimate."""
+        """Step per scalar, as clients are told: with the factor that makes scalar times direction an estimate."""
         from fedopt.zeroth_order.estimators import factor
 
         return self.step_size * factor(self.directions, state.params.numel())
@@ -66,9 +68,8 @@ class SeedLogMethod(Method):
         A new client knows the initial model (it follows from the seed, or everybody has it) and replays all records.
         """
         missed = state.bits[-1] - state.bits[last_version or 0]
-        applied, own = state.sent.get(client, (-1, 0))
-        if last_version is not None and applied >= last_version:
-            missed -= own
+        # Nobody need be told its own; several of its tasks may have been applied since its last message.
+        missed -= sum(own for version, own in state.sent.get(client, ()) if version >= (last_version or 0))
         weights = 0 if last_version == len(state.bits) - 1 else 32 * state.params.numel()
         bits = {"log": missed, "weights": weights, "cheaper": min(missed, weights)}[self.join]
         shared = {"directions": self.directions, "step_size": self.rate(state)}
@@ -83,7 +84,7 @@ class SeedLogMethod(Method):
             params=params,
             records=state.records + tuple(records),
             bits=(*state.bits, state.bits[-1] + bits),
-            sent={**state.sent, **{client: (len(state.bits) - 1, own) for client, own in sent.items()}},
+            sent={**state.sent, **{c: (*state.sent.get(c, ()), (len(state.bits) - 1, own)) for c, own in sent.items()}},
         )
 
     def files(self, state: State) -> dict[str, bytes]:

@@ -40,6 +40,9 @@ class DeComFL(SeedLogMethod):
     References: Li et al. 2024, Achieving Dimension-Free Communication in Federated Learning via Zeroth-Order
     Optimization, arXiv:2405.15861; Malladi et al. 2023, MeZO, arXiv:2305.17333; buffers: Nguyen et al. 2022,
     arXiv:2106.06639.
+
+    Differences from the paper: directions have entries of +-1 by default, which have the same bits on CPU and CUDA
+    (``directions: gaussian`` is the paper's N(0, I)); buffers are ours.
     """
 
     local_steps: int = Field(1, ge=1, description="K, local steps per round")

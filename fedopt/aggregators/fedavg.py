@@ -37,6 +37,9 @@ class FedAvg(Method):
 
     References: McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data,
     Algorithm 1, arXiv:1602.05629.
+
+    Differences from the paper: clients weigh alike by default (``weights: num_examples`` is Algorithm 1's n_k / n);
+    there is a server learning rate, 1 by default.
     """
 
     weights: Importance = Field("uniform", description="weight of a client: uniform, or its number of examples")

@@ -57,9 +57,10 @@ class FedFix(Method):
     References: Fraboni, Vidal, Kameni, Lorenzi 2023, A General Theory for Federated Optimization with Asynchronous and
     Heterogeneous Clients Updates, JMLR 24(110), arXiv:2206.10189.
 
-    Differences from the paper: 1. Random durations use ``E[ceil(T_i / server_step_s)]``, in a simulation over
-    200 to 2,000 equally likely strata of the device model. 2. Gap weights are an
-    extension; they equal the unbiased ones after the first contribution when durations are fixed.
+    Differences from the paper: 1. Random durations use ``E[ceil(T_i / server_step_s)]``: in closed form for exponential
+    ones, else over 2,000 equally likely strata of the device model (weights within 0.05 %), fewer for more than 200
+    clients (200 strata for 2,000: within 0.4 %), and refused beyond. 2. Gap weights are an extension; they equal the
+    unbiased ones after the first contribution when durations are fixed.
     """
 
     server_step_s: float = Field(1.0, gt=0, description="virtual seconds between server steps, > 0")

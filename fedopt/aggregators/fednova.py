@@ -50,7 +50,9 @@ class FedNova(Method):
 
     Differences from the paper: 1. Under partial participation p_i is normalised over the cohort. 2. Under privacy tau
     is the constant ``tau_effective`` and the denominator the expected cohort: what arrived is not public. |a_i| is
-    then raised to 1 where a proximal term makes it smaller, so that a weight is at most ``max n_i / n_mean``.
+    then raised to 1 where a proximal term makes it smaller, so that a weight is at most ``max n_i / n_mean``. 3. The
+    momentum holds updates; the authors' holds updates divided by the local learning rate and is multiplied by the
+    current one, which differs while that rate changes. 4. Clients weigh alike by default.
     """
 
     weights: Importance = Field("uniform", description="importance of a client: uniform, or its number of examples")

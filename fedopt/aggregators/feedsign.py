@@ -29,8 +29,17 @@ class FeedSign(SeedLogMethod):
     sum of votes is released with the mechanism's noise before its sign is taken (use clipping_norm: 1).
 
     References: Cai et al. 2025, FeedSign, arXiv:2501.17610 (abstract and reviews only).
+
+    Differences from the paper: directions have entries of +-1 by default (``directions: gaussian`` is the paper's
+    N(0, I)); the rule for ties and what names a direction are ours.
     """
 
+    step_size: float = Field(
+        1e-3,
+        gt=0,
+        description="step per unit of the direction's length, without any factor: a step along a sphere or coordinate "
+        "direction is this long",
+    )
     seed_is_step: bool = Field(
         True, description="whether the direction follows from the step number, or a seed is sent"
     )
@@ -47,6 +56,10 @@ class FeedSign(SeedLogMethod):
     def plan(self, state: State | None, public: Public) -> Exchange:
         """One exchange per round; a vote is not defined for replies of different steps."""
         return Exchange(phase="scalars")
+
+    def rate(self, state: State) -> float:
+        """The step size itself: a vote is no estimate of a gradient."""
+        return self.step_size
 
     def payload(self, state: State, client: int, last_version: int | None) -> Message:
         """Missed votes."""
@@ -68,7 +81,7 @@ class FeedSign(SeedLogMethod):
         vote, number = float(released["scalars"].sign()), len(state.bits) - 1
         if vote == 0.0 and self.tie == "plus":
             vote = 1.0
-        records = feedsign_record(number, state.seed, vote, self.step_size)
+        records = feedsign_record(number, state.seed, vote, self.rate(state))
         return Step(self.advance(state, records, 1, {}))
 
     def references(self) -> tuple[str, ...]:

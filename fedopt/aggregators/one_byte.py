@@ -37,7 +37,8 @@ class OneByte(SeedLogMethod):
     References: Zelikman et al. 2023, Just One Byte (per gradient), arXiv:2306.10015.
 
     Differences from the paper: a server relays the bytes instead of all-to-all messages; the reference's code has nine
-    bits and applies the unquantised value at its producer.
+    bits and applies the unquantised value at its producer; directions have entries of +-1 by default (``directions:
+    gaussian`` is the paper's N(0, I)).
     """
 
     count: int = Field(1, ge=1, description="G, scalars per worker and task")

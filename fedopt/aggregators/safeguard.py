@@ -21,9 +21,8 @@ class State(NamedTuple):
 
     params: torch.Tensor  # of the inner state, shape [d]
     inner: Any
-    previous: torch.Tensor  # before the inner step, shape [d]
+    before: tuple[Any, ...]  # the inner state before the step that is being checked; empty: no check is due
     exchange: tuple[Exchange, ...]  # what the inner method wants next, after the check; empty: its plan
-    checking: bool
 
 
 class Safeguard(Method):
@@ -31,6 +30,8 @@ class Safeguard(Method):
 
     After every new version the same clients are asked for their values at the old and the new model (2 queries, 8 d
     bytes down, 8 bytes up each; a server step of phase ``check``). If the mean did not fall, ``params <- previous``.
+    Compared is what the inner method gives as its result. Where that is not its current model (an average of iterates,
+    the second sequence of an accelerated method), the whole inner state goes back; else everything but the model stays.
 
     The authors' program of FZooS does this to every method with the true global function and without counting it; the
     paper does not mention it. Here it is an option that costs its queries and messages; leave it out by default.
@@ -60,7 +61,7 @@ class Safeguard(Method):
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start the inner method."""
         refuse_problems(self, public)
-        return State(params, self.inner.init(params, public), params, (), False)
+        return State(params, self.inner.init(params, public), (), ())
 
     def plan(self, state: State | None, public: Public) -> Exchange:
         """That of the inner method."""
@@ -68,9 +69,9 @@ class Safeguard(Method):
 
     def payload(self, state: State, client: int, last_version: int | None) -> Message:
         """Both models in a check, else what the inner method sends."""
-        if not state.checking:
+        if not state.before:
             return self.inner.payload(state.inner, client, last_version)
-        parts = {"params": state.params, "previous": state.previous}
+        parts = {"params": self.inner.evaluated(state.inner), "previous": self.inner.evaluated(state.before[0])}
         return Message(parts, {"check": True}, 8 * state.params.numel())
 
     def admit(self, state: State, meta: ReplyMeta, public: Public) -> Admission:
@@ -79,23 +80,30 @@ class Safeguard(Method):
 
     def reduce(self, state: State, batch: ReplyBatch, public: Public) -> Reduced:
         """Mean values ``[2]`` in a check."""
-        if not state.checking:
+        if not state.before:
             return self.inner.reduce(state.inner, batch, public)
         return {"values": weighted_mean(batch, "values", state.params.new_zeros(2), public)} if batch.metas else {}
 
     def step(self, state: State, released: dict[str, torch.Tensor], public: Public) -> Step:
         """Check a new version; after the check go on from the better model."""
-        if state.checking:
+        if state.before:
             new, old = released["values"].tolist() if "values" in released else (1.0, 0.0)
-            kept = state.params if new < old else state.previous
-            done = State(kept, state.inner._replace(params=kept), kept, (), False)
+            kept = state.inner if new < old else self._back(state)
+            done = State(kept.params, kept, (), ())
             return Step(done, new_version=False, exchange=next(iter(state.exchange), None))
         made = self.inner.step(state.inner, released, public)
-        candidate = made.state.params
-        checking = made.new_version
-        after = State(candidate, made.state, state.params, () if made.exchange is None else (made.exchange,), checking)
-        exchange = Exchange(phase="check", cohort="same") if checking else made.exchange
-        return Step(after, made.new_version, exchange)
+        before, after = (state.inner,) if made.new_version else (), () if made.exchange is None else (made.exchange,)
+        exchange = Exchange(phase="check", cohort="same") if made.new_version else made.exchange
+        return Step(State(made.state.params, made.state, before, after), made.new_version, exchange)
+
+    def _back(self, state: State) -> Any:
+        if type(self.inner).evaluated is not Method.evaluated:
+            return state.before[0]
+        return state.inner._replace(params=state.before[0].params)
+
+    def evaluated(self, state: State) -> torch.Tensor:
+        """The result of the inner method."""
+        return self.inner.evaluated(state.inner)
 
     def forget(self, state: State, in_use: Collection[int]) -> State:
         """Pass on."""

@@ -35,6 +35,10 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
 
     References: Fang et al. 2022, FedZO, arXiv:2201.09531; Shu et al. 2023, arXiv:2308.04077 (the baselines); Baydin et
     al. 2022, Gradients without Backpropagation, arXiv:2202.08587.
+
+    Differences from the papers: the defaults (Adam, an orthogonal frame of directions, projection on [0, 1]^d) follow
+    the comparison of Shu et al.; FedZO of Fang et al. is ``optimizer: {rule: sgd}``, ``directions: sphere`` and
+    ``project: false``.
     """
 
     variant: Literal["default", "reference"] = Field(

@@ -47,6 +47,10 @@ class Fzoos(BlackBoxWork, FzoosSettings):
 
     References: Shu et al. 2023, Federated Zeroth-Order Optimization using Trajectory-Informed Surrogate Gradients,
     arXiv:2308.04077.
+
+    Differences from the program (also with ``variant: reference``): each client picks its length scale once per round
+    from ``lengthscales``, where the program optimises it continuously at every fit; the weights of the features have a
+    ridge (``feature_ridge``, 1e-6), where the program has none.
     """
 
     variant: Literal["default", "paper", "reference"] = Field(

@@ -24,7 +24,12 @@ class Proximal(LocalTraining):
 
     mu: float = Field(0.01, ge=0, description="coefficient of the proximal term, >= 0")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the local steps, in [0, 1)")
-    gradient_clip: float | None = Field(None, gt=0, description="bound on the norm of a mini-batch gradient, or null")
+    gradient_clip: float | None = Field(
+        None,
+        gt=0,
+        description="bound on the norm of a step's mini-batch gradient together with weight decay, proximal term and "
+        "correction, before momentum; or null",
+    )
 
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
         """One float32 per parameter."""

@@ -25,7 +25,12 @@ class Sgd(LocalTraining):
 
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the local steps, in [0, 1)")
     nesterov: bool = Field(False, description="Nesterov's look-ahead form of momentum")
-    gradient_clip: float | None = Field(None, gt=0, description="bound on the norm of a mini-batch gradient, or null")
+    gradient_clip: float | None = Field(
+        None,
+        gt=0,
+        description="bound on the norm of a step's mini-batch gradient together with weight decay, proximal term and "
+        "correction, before momentum; or null",
+    )
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:

@@ -117,11 +117,13 @@ class DrawnTimes:
         fleet: the fleet.
         draw: ``(generator, client, local_steps, batch_size) -> seconds``.
         mean: ``(client, local_steps, batch_size) -> E[seconds]``.
+        expected_ceil: ``(period, client) -> E[ceil(seconds / period)]`` in closed form, or None where there is none.
     """
 
     fleet: Fleet
     draw: Callable[[np.random.Generator, int, int, int], float]
     mean: Callable[[int, int, int], float]
+    expected_ceil: Callable[[float, int], float] | None = None
 
     def seconds(self, client: int, task: int, local_steps: int, batch_size: int) -> Seconds:
         """Time of the client's task-th task."""

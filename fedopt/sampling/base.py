@@ -67,6 +67,14 @@ class Sampler(Settings):
             seed: run seed.
         """
 
+    def turns(self, num_clients: int) -> int:
+        """In how many consecutive draws everybody has a turn: 1 unless fixed groups take turns.
+
+        A turn that nobody who is ready can take is passed over. Where no turn has anybody although somebody is ready,
+        the empty cohort is a step.
+        """
+        return 1
+
     @abstractmethod
     def refill(self, index: int, freed: int, ready: Ready, seed: int) -> int | None:
         """Client for a slot of a stream that ``freed`` just left (-1: a new slot); None if nobody is ready.

@@ -14,7 +14,7 @@ from fedopt.sampling.base import Ready, Sampler, SamplingClaim
 
 
 class Poisson(Sampler):
-    """Every client tosses its own coin; cohorts vary in size and may be empty.
+    """Every client tosses its own coin; cohorts vary in size and may be empty: such a round is a step of no replies.
 
     The probability is given, or ``cohort_size`` divided by the population.
 

@@ -20,7 +20,8 @@ class Separated(Sampler):
 
     Guarantees: the same client is in two cohorts only if their numbers differ by at least ``floor(N / cohort)``, which
     must reach ``min_separation``; every client has its turn. Clients that are not ready are left out and not replaced.
-    A client that was started less than ``min_separation`` server steps ago is left out as well.
+    A client that was started less than ``min_separation`` server steps ago is left out as well. A turn that nobody can
+    take (absent, or no participations left) is passed over; while all who are ready must still rest, a step is empty.
 
     References: Choquette-Choo et al. 2023, (Amplified) Banded Matrix Factorization, arXiv:2306.08153 (b-min-sep
     participation).
@@ -51,6 +52,10 @@ class Separated(Sampler):
     def slots(self, num_clients: int) -> int:
         """``cohort_size``."""
         return self.cohort_size
+
+    def turns(self, num_clients: int) -> int:
+        """Cohorts in one walk around the ring."""
+        return -(-num_clients // self._started())
 
     def draw(self, index: int, ready: Ready, last_step: Mapping[int, int], step: int, seed: int) -> list[int]:
         """The ready clients of the next positions on the ring.

@@ -81,7 +81,8 @@ def lost(core: Core, event: Lost) -> list[Command]:
 def _admit(core: Core, flight: InFlight, now: Ticks) -> list[Command]:
     """Put a reply into the buffer, hold it for a later release, or reject it."""
     state = core.state
-    admission = HOLD if core.moves_twice(flight) else core.method.admit(state.method, core.meta(flight), core.public)
+    meta = core.meta(flight)
+    admission = HOLD if core.moves_twice(flight) else core.method.admit(state.method, meta, core.public)
     if admission == REJECT:
         if not core.immediately():
             core.free(flight.client)
@@ -90,7 +91,7 @@ def _admit(core: Core, flight: InFlight, now: Ticks) -> list[Command]:
     if admission == HOLD:
         return [core.outcome(flight, "held", 0.0)]
     assert not isinstance(admission, str)
-    flight.weight = float(admission)
+    flight.weight, flight.gap = float(admission), meta.gap
     return []
 
 

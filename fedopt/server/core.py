@@ -116,7 +116,7 @@ class Core:
             local_steps=flight.local_steps,
             normalizer=flight.normalizer,
             task=flight.task,
-            contributions=state.participations.get(flight.client, 0) + waiting,
+            contributions=state.contributions.get(flight.client, 0) + waiting,
             gap=0 if waiting else state.step + 1 - state.last_contribution.get(flight.client, 0),
         )
 

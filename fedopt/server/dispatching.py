@@ -41,17 +41,43 @@ def _fill_stream(core: Core, now: Ticks, ready: Selectable) -> list[Command]:
     state.slots = remaining
     if remaining and not commands and _nobody_can_ever_come(core):
         return [_exhausted(core)]
-    return [*commands, Wake()] if remaining else commands
+    return [*commands, *_wait(core, now)] if remaining else commands
 
 
 def _open_round(core: Core, now: Ticks, ready: Selectable) -> list[Command]:
     state = core.state
     cohort = core.sampler.draw(state.draws, ready, state.last_step, state.step, core.seed)
-    claim = core.sampler.claim(core.public.num_clients, streaming=False)
-    if not cohort and claim.kind != "poisson":
-        return [_exhausted(core)] if _nobody_can_ever_come(core) else [Wake()]
+    if not cohort:
+        if _nobody_can_ever_come(core):
+            return [_exhausted(core)]
+        if not ready.anybody():
+            return _wait(core, now)
+        cohort = _next_turn(core, ready)
     state.draws += 1
     return open_cohort(core, cohort, now)
+
+
+def _next_turn(core: Core, ready: Selectable) -> list[int]:
+    """The first of the sampler's next turns that somebody can take; empty where its law leaves out all who are ready.
+
+    The empty cohort is then a step like any other: new coins fall, and a rest is over after so many steps.
+    """
+    state = core.state
+    first = state.draws
+    for index in range(first + 1, first + core.sampler.turns(core.public.num_clients)):
+        cohort = core.sampler.draw(index, ready, state.last_step, state.step, core.seed)
+        if cohort:
+            state.draws = index
+            return cohort
+    return []
+
+
+def _wait(core: Core, now: Ticks) -> list[Command]:
+    """Ask again when somebody may be ready; past the time limit the run is over, for no step would notice."""
+    limit = core.limits.time
+    if limit is not None and now > limit and not core.state.in_flight:
+        return [core.finish("finished", "the time limit is reached")]
+    return [Wake()]
 
 
 def open_cohort(core: Core, cohort: list[int], now: Ticks) -> list[Command]:

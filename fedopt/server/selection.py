@@ -29,6 +29,10 @@ class Selectable:
         barred = self._barred()
         return mask & ~np.isin(clients, list(barred)) if barred else mask
 
+    def anybody(self) -> bool:
+        """Whether any client may start."""
+        return bool(self.is_ready(np.arange(self.num_clients, dtype=np.int64)).any())
+
     def _is_barred(self, client: int) -> bool:
         state, limit = self._state, self._limit
         idle = self._idle_until_step and client in state.waiting

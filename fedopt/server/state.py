@@ -41,6 +41,7 @@ class InFlight:
     uplink_bytes: int
     arrived: Ticks | None = None
     weight: float = 0.0
+    gap: int = 0  # server steps since its client's previous contribution, as its weight counts them
     charged: bool = False  # whether its client has paid for its own reply
 
 
@@ -67,10 +68,11 @@ class ServerState:
     arrived: dict[int, InFlight] = field(default_factory=dict)  # buffer and held
     slots: list[int] = field(default_factory=list)  # freed slots of a stream, by the client that left (-1: new)
     tasks: dict[int, int] = field(default_factory=dict)  # client -> tasks given
-    participations: dict[int, int] = field(default_factory=dict)  # client -> replies admitted and released
+    participations: dict[int, int] = field(default_factory=dict)  # client -> replies taken into a step, failed ones too
+    contributions: dict[int, int] = field(default_factory=dict)  # client -> those of them that were used
     last_version: dict[int, int] = field(default_factory=dict)  # client -> last version received
     last_step: dict[int, int] = field(default_factory=dict)  # client -> step at which it was last started
-    last_contribution: dict[int, int] = field(default_factory=dict)  # client -> step number of its last contribution
+    last_contribution: dict[int, int] = field(default_factory=dict)  # client -> step of its last used reply with a gap
     paid: dict[int, int] = field(default_factory=dict)  # client -> replies it protected itself and has paid for
     paid_since_step: set[int] = field(default_factory=set)  # clients among them since the last step
     lost_since_step: int = 0

@@ -13,7 +13,7 @@ from fedopt.server.admission import readmit
 from fedopt.server.closing import begin_step
 from fedopt.server.core import Core
 from fedopt.server.dispatching import open_cohort
-from fedopt.server.state import InFlight
+from fedopt.server.state import InFlight, ServerState
 from fedopt.types import Count, Exchange, Ticks
 
 
@@ -60,9 +60,7 @@ def _count_step(
         outcome.row["queries"] = event.queries_of.get(flight.dispatch_id)
         commands.append(outcome)
         state.lost_since_step += failed
-        # A failed reply still counts as taking part: nobody may be released more often because it failed.
-        state.participations[flight.client] = state.participations.get(flight.client, 0) + 1
-        state.last_contribution[flight.client] = state.step
+        _count_reply(state, flight, failed)
     state.version += new_version
     row = {
         "step": state.step,
@@ -80,6 +78,16 @@ def _count_step(
     }
     state.lost_since_step = 0
     return [*commands, Stepped(state.step, new_version, row)]
+
+
+def _count_reply(state: ServerState, flight: InFlight, failed: bool) -> None:
+    # A failed reply still counts as taking part: nobody may be released more often because it failed.
+    state.participations[flight.client] = state.participations.get(flight.client, 0) + 1
+    if failed:  # it moved nothing, so the weights by gap and frequency must make up for it
+        return
+    state.contributions[flight.client] = state.contributions.get(flight.client, 0) + 1
+    if flight.gap:  # the steps that a second reply of one step counts as 0 were those of the first
+        state.last_contribution[flight.client] = state.step
 
 
 def _go_on(

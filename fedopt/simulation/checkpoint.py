@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from fedopt.simulation import tensor_file
 from fedopt.simulation.tensor_file import Rows
 
-FORMAT = 1
+FORMAT = 2  # 2: contributions are counted apart from participations, own scalars per step
 
 
 class CheckpointError(ValueError):

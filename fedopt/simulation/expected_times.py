@@ -73,11 +73,17 @@ def equal_work_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClo
 
 
 def expected_ceil(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
-    """dt -> E[ceil(T_i / dt)] of every client, over equally likely strata of its random times; None if unknown."""
+    """dt -> E[ceil(T_i / dt)] of every client; None if unknown.
+
+    In closed form where the device model has one, else over equally likely strata of the client's random times.
+    """
     clients = data.clients.num_clients
     quantiles = getattr(clock.compute, "quantiles", None)
     if quantiles is None or not _times_are_known(scenario, data) or not _every_task_replies(scenario):
         return None
+    closed = getattr(clock.compute, "expected_ceil", None)
+    if closed is not None:
+        return lambda period: [closed(float(period), client) for client in range(clients)]
     count = min(MOST_STRATA, STRATA_IN_ALL // max(1, clients))
     if count < FEWEST_STRATA:
         return None

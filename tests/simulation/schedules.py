@@ -45,14 +45,20 @@ class Schedule:
     Args:
         method, sampler, compute: components.
         clients: population.
-        steps: server steps.
+        steps: server steps, or None.
+        options: ``seconds`` is the time limit, ``work`` the client work, ``max_participations`` and ``mechanism`` go to
+            the server, all others to the devices.
     """
 
     def __init__(
-        self, method: Any, sampler: Any, compute: Any, clients: int, steps: int, seed: int = 0, **options: Any
+        self, method: Any, sampler: Any, compute: Any, clients: int, steps: int | None, seed: int = 0, **options: Any
     ):
         limit = options.pop("max_participations", None)
-        mechanism = options.pop("mechanism", None)
+        mechanism, seconds, work = (
+            options.pop("mechanism", None),
+            options.pop("seconds", None),
+            options.pop("work", None),
+        )
         self.clock = DeviceClock(devices(compute, **options), Fleet(seed, clients, np.ones(clients, dtype=np.int64)))
         public = Public(
             num_clients=clients,
@@ -68,14 +74,14 @@ class Schedule:
             sampler,
             public,
             torch.zeros(1),
-            Limits(server_steps=steps, max_participations=limit),
+            Limits(steps, None if seconds is None else self.clock.ticks(seconds), limit),
             self.clock.ticks_per_second,
             seed,
             work_of=lambda client, task, message: (1, 1, 1.0, 4),
             mechanism=mechanism,
         )
         engine = SimpleNamespace(spec=ParamSpec(("w",), ((1,),)))
-        computation = Computation(engine, ZeroWork(), public, seed, 10_000, 1 << 30, StateStore({}))
+        computation = Computation(engine, work or ZeroWork(), public, seed, 10_000, 1 << 30, StateStore({}))
         self.rows: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.simulator = Simulator(self.server, computation, self.clock, lambda n: 1, self._step, self.rows.append)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from pydantic import Field
 
@@ -33,4 +35,5 @@ class Exponential(ComputeModel):
             fleet,
             lambda stream, client, *_: means[client] * stream.standard_exponential(),
             lambda client, *_: means[client],
+            lambda period, client: -1 / math.expm1(-period / float(means[client])),
         )
