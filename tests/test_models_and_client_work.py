@@ -20,7 +20,12 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 DATA: dict[str, dict[str, Any]] = {
     "images": {"kind": "digits", "clients": 20, "public": ["num_examples"]},
     "text": {"kind": "text_files", "path": "", "clients": 6, "sequence": 12, "public": ["num_examples"]},
-    "numbers": {"kind": "tabular_sklearn", "name": "diabetes", "clients": 10, "public": ["num_examples"]},
+    "numbers": {
+        "kind": "tabular_sklearn",
+        "name": "diabetes",
+        "clients": 10,
+        "public": ["num_examples", "feature_statistics"],
+    },
 }
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression": ("images", {}),
