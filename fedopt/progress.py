@@ -25,6 +25,7 @@ class Progress:
         quiet: show nothing at all.
         stream: where to write; standard error by default, so that output can be piped.
         clock: what the times are, in words.
+        clients_before: client tasks finished before this process took the run up; they are none of its speed.
     """
 
     def __init__(
@@ -33,13 +34,15 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: str = "virtual time",
+        clients_before: int = 0,
     ):
-        self.total_steps, self.quiet, self.clock = total_steps, quiet, clock
+        self.total_steps, self.quiet, self.clock, self.clients_before = total_steps, quiet, clock, clients_before
         self._stream = stream
         self._rich: RichProgress | None = None
         self._row: dict[str, Any] = {}
-        self._first: tuple[int, float] = (0, 0.0)
+        self._steps_before = 0
         self._began, self._shown, self._metric = 0.0, 0.0, ""
+        self._is_unseen = False
 
     def __enter__(self) -> Progress:
         self.start()
@@ -67,12 +70,13 @@ class Progress:
         self._row = dict(row)
         if is_first:
             # Speeds of a resumed run count from where this process started.
-            self._first = (max(0, int(row.get("step") or 0) - 1), 0.0)
+            self._steps_before = max(0, int(row.get("step") or 0) - 1)
         if row.get("metric_value") is not None:
             self._metric = _metric(row)
         now = time.monotonic()
         wait = REFRESH_SECONDS if self._rich is not None else LINE_SECONDS
         if self.quiet or not (is_first or self._is_last() or now - self._shown >= wait):
+            self._is_unseen = True
             return
         self._shown = now
         self._show()
@@ -87,10 +91,10 @@ class Progress:
             print(message, file=self._stream or sys.stderr, flush=True)
 
     def finish(self) -> None:
-        """End the view; the last row stays visible. Safe to call twice."""
+        """End the view; the last row is shown and stays visible. Safe to call twice."""
+        if self._is_unseen and not self.quiet:
+            self._show()
         if self._rich is not None:
-            if self._row:
-                self._show()
             self._rich.stop()
             self._rich = None
 
@@ -112,9 +116,9 @@ class Progress:
         elapsed = time.monotonic() - self._began
         if elapsed <= 0:
             return []
-        clients = self._row.get("clients")
-        found = [f"{clients / elapsed:.3g} clients/s"] if clients else []
-        made = step - self._first[0]
+        clients = int(self._row.get("clients") or 0) - self.clients_before
+        found = [f"{clients / elapsed:.3g} clients/s"] if clients > 0 else []
+        made = step - self._steps_before
         if self.total_steps and made > 0 and not self._is_last():
             found.append(f"{_clock((self.total_steps - step) * elapsed / made)} left")
         return found
@@ -123,6 +127,7 @@ class Progress:
         return self.total_steps is not None and int(self._row.get("step") or 0) >= self.total_steps
 
     def _show(self) -> None:
+        self._is_unseen = False
         if self._rich is None:
             print(self.line(), file=self._stream, flush=True)
             return

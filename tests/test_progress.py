@@ -53,6 +53,24 @@ def test_time_left_of_a_resumed_run_counts_its_own_steps_only(clock):
     assert "0:09 left" in stream.getvalue()
 
 
+def test_speed_of_a_resumed_run_counts_its_own_clients_only(clock):
+    stream = io.StringIO()
+    with Progress(100, stream=stream, clients_before=900) as view:
+        clock[0] += 2.0
+        view.update(row(91))  # ten clients a step
+    assert ", 5 clients/s, " in stream.getvalue()
+
+
+def test_an_early_end_shows_its_last_step_once(clock):
+    stream = io.StringIO()
+    with Progress(100, stream=stream) as view:
+        for step in (1, 2, 3):
+            clock[0] += 0.5
+            view.update(row(step))
+    view.finish()
+    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == ["step 1/100", "step 3/100"]
+
+
 def test_the_last_metric_stays_between_evaluations(clock):
     stream = io.StringIO()
     with Progress(None, stream=stream) as view:

@@ -114,16 +114,20 @@ def finished(directory: Path) -> bool:
 
 
 def _show(directory: Path, shown: int, progress: Progress) -> int:
-    import json
+    rows = _rows(directory)
+    for row in rows[shown:]:
+        progress.update(row)
+    return max(shown, len(rows))
 
-    path = directory / "rounds.jsonl"
-    if not path.exists():
-        return shown
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    for line in complete[shown:]:
-        progress.update(json.loads(line))
-    return max(shown, len(complete))
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    """Server steps written so far; the finished table holds the last ones once the running log is gone."""
+    from fedopt.runlog.reader import read_rounds, read_running_rounds, run_state
+
+    try:
+        return read_running_rounds(directory)
+    except FileNotFoundError:  # not begun, or just finished
+        return read_rounds(directory).to_pylist() if run_state(directory) == "finished" else []
 
 
 def deploy_remote(

@@ -26,6 +26,11 @@ class Rows:
         self.waiting: list[tuple[str, Row]] = []  # (table, row)
         self.counts = {"dispatches": 0, "admitted": 0, "lost": 0}
 
+    @property
+    def ended(self) -> int:
+        """Client tasks that have come to an end, well or not."""
+        return self.counts["admitted"] + self.counts["lost"]
+
     def outcome(self, row: Row) -> None:
         """A row of ``updates``."""
         self.counts["admitted"] += row["status"] == "admitted"
@@ -48,5 +53,5 @@ class Rows:
                 self._log.add_update(row)
             else:
                 self._log.add_round(row)
-                self._on_round({**row, "clients": self.counts["admitted"] + self.counts["lost"]})
+                self._on_round({**row, "clients": self.ended})
         self.waiting = []

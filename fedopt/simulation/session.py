@@ -103,7 +103,7 @@ class Session:
             else:
                 self._begin(resume)
             self._clock_started = time.perf_counter()
-            self.progress = Progress(self.scenario.run.server_steps, quiet=self.quiet, clock=self._clock)
+            self.progress = Progress(self.scenario.run.server_steps, self.quiet, None, self._clock, self.rows.ended)
             with self.progress:
                 ended = self.driver.run()
             return self._finish(ended)
@@ -251,7 +251,7 @@ class Session:
         params = method.evaluated(state.method).detach()
         outdated = self.last_evaluation.get("step") != state.step
         if ended.status != "diverged" and outdated and "test_loss" not in self._withheld:
-            self.last_evaluation = {**self.parts.engine.evaluate(params), "step": state.step}
+            self._evaluate(params, state.step)  # an early stop is between evaluations: this one may be the best
         tensors = {n: v.contiguous().cpu() for n, v in self.parts.engine.spec.unflatten(params.clone()).items()}
         write_atomically(self.directory / MODEL, save(tensors))
         for name, body in method.files(state.method).items():

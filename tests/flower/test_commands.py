@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import ssl
 import stat
@@ -145,3 +146,23 @@ def test_the_exit_code_is_that_of_the_run(
     monkeypatch.setattr("fedopt.flower.processes._program", lambda name: str(program))
     code, output = invoke(str(scenario), "--superlink", "localhost:1")
     assert code == expected and "started run 42" in output and ("ended as finished:failed" in output) == bool(expected)
+
+
+def test_the_last_step_is_shown_although_the_running_log_is_gone(tmp_path: Path) -> None:
+    from fedopt.flower.deploy import _show
+    from fedopt.progress import Progress
+    from fedopt.runlog import RunLog
+
+    counts = dict.fromkeys(("participants", "lost", "uplink_bytes", "downlink_bytes"), 0)
+    row = {"phase": "train", "time_s": 1.0, "wall_s": 0.0, **counts}
+    stream = io.StringIO()
+    with Progress(3, stream=stream, clock="time") as progress, RunLog(tmp_path) as log:
+        assert _show(tmp_path, 0, progress) == 0, "nothing has begun"
+        log.start()
+        log.add_round({"step": 1, **row})
+        shown = _show(tmp_path, 0, progress)
+        log.add_round({"step": 2, **row})
+        log.add_round({"step": 3, **row})
+        log.finish({"status": "finished"})
+        assert (shown, _show(tmp_path, shown, progress)) == (1, 3)
+    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == ["step 1/3", "step 3/3"]

@@ -196,3 +196,22 @@ def test_time_limit_and_target(tmp_path: Path) -> None:
 def test_streams_are_named_and_independent() -> None:
     assert rng.generator(0, "a").random() != rng.generator(0, "b").random()
     assert rng.key(1, "a", 2) != rng.key(12, "a")
+
+
+def test_the_evaluation_after_an_early_stop_may_be_the_best(tmp_path: Path) -> None:
+    scenario = small(run={"server_steps": 100, "time_s": 5.0, "evaluate_every": 1000})
+    summary = run_to_end(scenario, tmp_path / "run")
+    assert 0 < summary["steps"] < 100 and summary["final_metric"] is not None
+    assert (summary["best_metric"], summary["best_step"]) == (summary["final_metric"], summary["steps"])
+
+
+def test_speed_after_a_resume_leaves_out_the_clients_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "_finish", lambda self, ended: (_ for _ in ()).throw(Interrupt))
+    first = Session(small(run__server_steps=5), tmp_path / "run", quiet=True)
+    with pytest.raises(Interrupt):
+        first.run()
+    monkeypatch.undo()
+    again = Session(small(run__server_steps=5), tmp_path / "run", quiet=True)
+    again.run(resume=True)
+    assert first.progress.clients_before == 0
+    assert again.progress.clients_before == 16, "four rounds of four clients before the checkpoint"
