@@ -117,7 +117,7 @@ def simulate(
         out: folder for runs (default ``reports``); the run directory is ``out/<name>/<run id>``.
         overrides: dotted keys to values, applied to a file before validation.
         quiet: no live view.
-        resume: go on with the newest unfinished run of this scenario under ``out``.
+        resume: go on with the newest unfinished run of this scenario under ``out``; a new run if there is none.
         data: already loaded ``FederatedData``, or None.
     Returns:
         The run.
@@ -220,6 +220,22 @@ def find_unfinished(scenario: Scenario, base: Path) -> Path | None:
         if comparable(load(described)) == wanted:
             return directory
     return None
+
+
+def require_unfinished(scenario: Scenario, out: Path | None) -> None:
+    """Refuse to resume where nothing is unfinished; the first process of several decides.
+
+    Raises:
+        ScenarioError: no run of this scenario is unfinished under ``out``.
+    """
+    base = out if out is not None else DEFAULT_OUT
+    if is_first_process() and find_unfinished(scenario, base) is None:
+        raise ScenarioError(
+            [
+                f"--resume: nothing to resume: {base / scenario.name} holds no unfinished run with these settings and "
+                "this seed; leave out --resume to start one."
+            ]
+        )
 
 
 def comparable(scenario: Scenario) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedopt.commands.common import Setting, fail, overrides
 from fedopt.commands.scenarios import init, list_components, schema, validate
 from fedopt.commands.simulating import simulate
 from fedopt.flower.commands import app as deploy_commands
+from fedopt.own_code import own_failure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,6 +85,9 @@ def compare(
     except (RunLogError, RuntimeError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; repeat the command: it keeps finished runs and goes on with those under way", err=True)
+        raise typer.Exit(130) from None
     for sentence in made.words():
         typer.echo(sentence)
     typer.echo(f"report: {made.report}")
@@ -106,6 +111,8 @@ def verify(
     except ScenarioError as error:
         fail(error.problems)
     except (RunLogError, ValueError, FileNotFoundError) as error:
+        if own_failure(error):
+            raise
         fail([f"{directory}: {error}"])
     if verdict.repeats:
         typer.echo(f"{verdict.compared} repeat bit for bit: rounds, updates, clients, summary, model, privacy.json")
@@ -230,6 +237,8 @@ def audit(
     except ValidationError as error:
         fail([f"audit: {item['loc'][0]}: {item['msg']}, got {item['input']!r}." for item in error.errors()])
     except (FileNotFoundError, ValueError) as error:
+        if own_failure(error):
+            raise
         fail([f"{target}: {error}"])
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.text())
     if result.alarm:
@@ -237,12 +246,17 @@ def audit(
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point: every expected error on one line, and modules of the current directory can be named."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with --resume", err=True)
-        sys.exit(130)
+    except Exception as error:
+        told = own_failure(error)
+        if told is None:
+            raise
+        typer.echo(told, err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

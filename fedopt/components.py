@@ -133,12 +133,19 @@ def _class_of(module: ModuleType, kind: str) -> type[Settings]:
     raise ComponentError(f"{module.__name__} has no settings class named like its file")
 
 
+def import_failure(error: Exception) -> str:
+    """What an import said, and where modules are looked for if there is no such module."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; start fedopt in the folder of {error.name}, or put that folder on PYTHONPATH"
+    return str(error)
+
+
 def _user_class(kind: str) -> type[Settings]:
     module_name, _, class_name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
-        raise ComponentError(f"cannot import {module_name!r} for kind {kind!r}: {error}") from error
+        raise ComponentError(f"cannot import {module_name!r} for kind {kind!r}: {import_failure(error)}") from error
     except AttributeError as error:
         raise ComponentError(f"module {module_name!r} has no class {class_name!r}") from error
     if not (isinstance(found, type) and issubclass(found, Settings)):

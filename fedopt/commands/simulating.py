@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedopt.commands.common import Device, Out, Seed, Setting, fail, overrides
+from fedopt.own_code import own_failure
+
+if TYPE_CHECKING:
+    from fedopt.scenario import Scenario
 
 
 def simulate(
@@ -34,22 +38,45 @@ def simulate(
         fail(["simulate: give a scenario file, or --flower-app DIRECTORY."])
     from fedopt import api
     from fedopt.runlog import RunLogError
-    from fedopt.scenario import ScenarioError
+    from fedopt.scenario import ScenarioError, load
 
+    loaded = None
     try:
         if scenario.is_dir():
             run = api.resume_run(scenario, quiet=quiet)
         else:
-            run = api.simulate(scenario, out, overrides(settings, seed, device), quiet=quiet, resume=resume)
+            loaded = load(scenario, overrides(settings, seed, device))
+            if resume:
+                api.require_unfinished(loaded, out)
+            run = api.simulate(loaded, out, quiet=quiet, resume=resume)
     except ScenarioError as error:
         fail(error.problems)
-    except (FileNotFoundError, ValueError) as error:
-        fail([f"{scenario}: {error}"])
     except RunLogError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted{_how_to_go_on(scenario, loaded, out)}", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        told = own_failure(error)
+        if told is not None:
+            typer.echo(f"{told}{_how_to_go_on(scenario, loaded, out)}", err=True)
+            raise typer.Exit(1) from error
+        if isinstance(error, (FileNotFoundError, ValueError)):
+            fail([f"{scenario}: {error}"])
+        raise
     if api.is_first_process():  # torchrun starts several
         conclude(run)
+
+
+def _how_to_go_on(scenario: Path, loaded: Scenario | None, out: Path | None) -> str:
+    """The command that takes up what was begun; empty if nothing was."""
+    from fedopt import api
+
+    directory: Path | None = scenario if scenario.is_dir() else None
+    if loaded is not None:
+        directory = api.find_unfinished(loaded, out or api.DEFAULT_OUT)
+    return f"; go on with: fedopt simulate {directory} --resume" if directory is not None else ""
 
 
 def conclude(run: object) -> None:

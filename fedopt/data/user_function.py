@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from fedopt.components import import_failure
 from fedopt.data._objectives import black_box, noisy
 from fedopt.data.base import DataSet, FederatedData
 
@@ -70,7 +71,9 @@ class UserFunction(DataSet):
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"data.function {self.function!r} cannot be found: {error}; check the path") from error
+            raise ValueError(
+                f"data.function {self.function!r} cannot be found: {import_failure(error)}; check the path"
+            ) from error
         if inspect.isclass(found):
             found = found(**self.options)
         elif self.options:

@@ -95,6 +95,7 @@ def run(
             ["deploy: give --nodes N for a federation on this machine, or --superlink HOST:PORT for an existing one."]
         )
     with _told_plainly(scenario):
+        from fedopt.api import require_unfinished
         from fedopt.flower.deploy import deploy_local, deploy_remote
 
         loaded = _load(scenario, settings)
@@ -103,6 +104,8 @@ def run(
                 _fail(["deploy: --resume with --superlink needs --out: the run directory, on the SuperLink's machine."])
             entries = {**_config(config), **({"out": str(out)} if out else {}), **({"resume": True} if resume else {})}
             raise typer.Exit(deploy_remote(loaded, superlink, root_certificates, insecure, entries))
+        if resume:
+            require_unfinished(loaded, out)
         # A terminated deployment must still stop what it started.
         signal.signal(signal.SIGTERM, _interrupt)
         assert nodes is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
+from fedopt.components import import_failure
 from fedopt.models.base import Model
 from fedopt.types import Task
 
@@ -62,7 +63,7 @@ class UserModule(Model):
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"cannot import model.factory {self.factory}: {error}") from error
+            raise ValueError(f"cannot import model.factory {self.factory}: {import_failure(error)}") from error
 
 
 def _try(module: nn.Module, task: Task, factory: str) -> None:
