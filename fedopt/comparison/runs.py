@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +141,7 @@ def _outcomes(jobs: Sequence[Job], processes: int, executor: str, batch: Batchin
 
 def _with_processes(jobs: Sequence[Job], processes: int, batch: Batching) -> Iterator[Outcome]:
     """A pool; if a worker dies, the runs left go on one at a time so that the culprit is known."""
-    left = dict(enumerate(jobs))
+    left, others = dict(enumerate(jobs)), multiprocessing.active_children()
     with _pool(processes) as pool:
         try:
             planned = batches(jobs, processes, batch, lambda asked: list(pool.map(worth_batching, asked)))
@@ -152,7 +155,7 @@ def _with_processes(jobs: Sequence[Job], processes: int, batch: Batching) -> Ite
         except BrokenProcessPool:
             pass  # the loop below takes the runs that are left
         except BaseException:
-            pool.shutdown(cancel_futures=True, wait=False)
+            _end(pool, others)
             raise
     for i, job in left.items():
         with _pool(1) as pool:
@@ -163,9 +166,21 @@ def _with_processes(jobs: Sequence[Job], processes: int, batch: Batching) -> Ite
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    import multiprocessing
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts_to_the_parent)
 
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C in a terminal reaches every process; the one that was started ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end(pool: ProcessPoolExecutor, others: Sequence[BaseProcess]) -> None:
+    """End a pool and what its processes are working on: as if killed, to be resumed."""
+    pool.shutdown(cancel_futures=True, wait=False)
+    for process in multiprocessing.active_children():
+        if process not in others:
+            process.terminate()
 
 
 def _with_ray(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from fedopt.comparison.expansion import Cell, PlannedRun
 from fedopt.comparison.jobs import run_job
 from fedopt.comparison.runs import execute
 from fedopt.comparison.splits import split_data
-from fedopt.runlog import RunLogError
+from fedopt.runlog import RunLogError, run_state
 from fedopt.verify import table_differences, verify
 from scenarios import mapping, small
 
@@ -73,6 +75,25 @@ def test_repeating_reuses_finished_runs_and_adds_new_seeds(made: Comparison) -> 
     again = fedopt.compare(body | {"seeds": [0, 1]}, out=made.directory.parent)
     assert again.runs["how"].tolist()[0] == "reused" and again.runs["how"].tolist()[2] == "reused"
     assert again.runs["metric"][0] == first.runs["metric"][0]
+
+
+def test_an_interrupt_ends_the_processes_and_their_runs_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(multiprocessing.active_children())
+
+    def interrupted(futures: Any) -> Any:
+        while len(list(tmp_path.glob("*/rounds.jsonl"))) < 2 and not any(future.done() for future in futures):
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedopt.comparison.runs.as_completed", interrupted)
+    endless = small(run__server_steps=10**6, run__evaluate_clients="none")
+    runs = [PlannedRun(Cell("", name), 0, endless.model_copy(update={"name": name})) for name in "AB"]
+    with pytest.raises(KeyboardInterrupt):
+        execute(runs, tmp_path, processes=2)
+    assert set(multiprocessing.active_children()) == before  # and this line was reached
+    assert [run_state(d.parent) for d in tmp_path.glob("*/rounds.jsonl")] == ["running", "running"]
 
 
 def test_an_unfinished_run_is_resumed_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
