@@ -184,7 +184,17 @@ def check(scenario: Scenario) -> list[Problem]:
     from fedopt.privacy.combination import problems_of
     from fedopt.reply_parts import unanswered
 
-    return [*unanswered(scenario), *problems_of(scenario)]
+    return [*unanswered(scenario), *_cohort(scenario), *problems_of(scenario)]
+
+
+def _cohort(scenario: Scenario) -> list[Problem]:
+    """The refusal of cohorts larger than the population, where the scenario says how large that is."""
+    wanted, clients = getattr(scenario.sampling, "cohort_size", None), getattr(scenario.data, "clients", None)
+    is_given = "cohort_size" in scenario.sampling.model_fields_set
+    if not is_given or wanted is None or not isinstance(clients, int) or wanted <= clients:
+        return []
+    message = f"{wanted:g} clients are wanted, but data.clients is {clients}; lower it, or use sampling: {{kind: all}}"
+    return [Problem(path=("sampling", "cohort_size"), message=message)]
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
@@ -205,4 +215,10 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
         raise ScenarioError([where.message(p) for p in error.problems]) from error
 
 
-__all__ = ["ComponentError", "ConfigurationError", "Scenario", "ScenarioError", "load"]
+def problems_of_data(path: str | Path, scenario: Scenario) -> list[str]:
+    """What a cheap look at the data files shows to be wrong, as ``file:line:column: key: message``."""
+    _, where = read_yaml(Path(path))
+    return [where.message(Problem(path=("data", field), message=text)) for field, text in scenario.data.problems()]
+
+
+__all__ = ["ComponentError", "ConfigurationError", "Scenario", "ScenarioError", "load", "problems_of_data"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -58,6 +59,52 @@ def test_data_that_do_not_fit_exit_with_2(scenario: Path, tmp_path: Path) -> Non
 def test_validate_prints_the_resolved_scenario(scenario: Path) -> None:
     code, out, _ = call("validate", str(scenario), "--device", "cpu")
     assert code == 0 and "server_lr: 1.0" in out and "schema_version: 1" in out
+
+
+def test_a_private_scenario_without_amplification_is_warned_of_by_validate_and_simulate(tmp_path: Path) -> None:
+    path, warning = tmp_path / "s.yaml", "warning: sampling fixed is accounted without amplification"
+    privacy = {"mechanism": {"kind": "gaussian", "clipping_norm": 1.0}, "target_epsilon": 8.0}
+    path.write_text(to_yaml(mapping(privacy=privacy)))
+    code, out, errors = call("validate", str(path))
+    assert code == 0 and f"{path}: {warning}" in errors and "warning" not in out
+    code, out, errors = call("simulate", str(path), "--out", str(tmp_path))
+    assert code == 0 and errors.startswith(warning)
+    report = Path(out.strip().splitlines()[-1].removeprefix("report: "))
+    assert "sampling fixed is accounted without amplification" in report.read_text(encoding="utf-8")
+    path.write_text(to_yaml(mapping()))
+    assert "warning" not in call("validate", str(path))[2]
+
+
+def test_validate_finds_cohorts_that_are_larger_than_the_population(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(to_yaml(mapping(sampling__cohort_size=13)))
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "cohort_size" in text)
+    code, _, errors = call("validate", str(path))
+    assert (
+        code == 2 and errors.startswith(f"{path}:{line}:") and "13 clients are wanted, but data.clients is 12" in errors
+    )
+    path.write_text(to_yaml(mapping(sampling__cohort_size=12)))
+    assert call("validate", str(path))[0] == 0
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_validate_reads_the_header_of_a_table(tmp_path: Path, ending: str) -> None:
+    frame = pd.DataFrame({"age": [1, 2], "label": [0, 1], "who": ["a", "b"]})
+    table, path = tmp_path / f"mine.{ending}", tmp_path / "s.yaml"
+    frame.to_parquet(table) if ending == "parquet" else frame.to_csv(table, sep="\t" if ending == "tsv" else ",")
+    good = {"kind": "table", "path": str(table), "target_column": "label", "client_column": "who", "clients": 12}
+    path.write_text(to_yaml(mapping(data=good)))
+    assert call("validate", str(path))[0] == 0
+    path.write_text(to_yaml(mapping(data={**good, "target_column": "lable", "client_column": "whom"})))
+    code, _, errors = call("validate", str(path))
+    text = path.read_text().splitlines()
+    for key, wrong in (("target_column", "lable"), ("client_column", "whom")):
+        line = next(i for i, found in enumerate(text, 1) if key in found)
+        assert f"{path}:{line}:" in errors and f"data.{key}: {table} has no column {wrong}; it has" in errors
+    assert code == 2 and len(errors.splitlines()) == 2
+    path.write_text(to_yaml(mapping(data={**good, "path": "nowhere.csv"})))
+    code, _, errors = call("validate", str(path))
+    assert code == 2 and "data.path: table: not found in nowhere.csv" in errors
 
 
 @pytest.mark.parametrize("family", FAMILIES)

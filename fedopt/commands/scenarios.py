@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedopt.commands.common import Device, Seed, Setting, fail, overrides
+
+if TYPE_CHECKING:
+    from fedopt.scenario import Scenario
 
 FAMILIES = {
     "aggregators": "fedopt.aggregators",
@@ -33,14 +36,27 @@ def validate(
     device: Device = None,
 ) -> None:
     """Check a scenario without running it; print the resolved scenario."""
-    from fedopt.scenario import ScenarioError, load
+    from fedopt.scenario import ScenarioError, load, problems_of_data
     from fedopt.yaml_writer import to_yaml
 
     try:
         loaded = load(scenario, overrides(settings, seed, device))
     except ScenarioError as error:
         fail(error.problems)
+    if problems := problems_of_data(scenario, loaded):
+        fail(problems)
+    for warning in _warnings(loaded):
+        typer.echo(f"{scenario}: warning: {warning}", err=True)
     typer.echo(to_yaml(loaded.resolved()), nl=False)
+
+
+def _warnings(scenario: Scenario) -> tuple[str, ...]:
+    """What a run of the scenario will warn of, as far as it is known before the data are loaded."""
+    from fedopt.privacy.plan import warnings_of
+    from fedopt.privacy.public_facts import public_of
+
+    public = public_of(scenario)
+    return () if scenario.privacy is None or public is None else warnings_of(scenario, public)
 
 
 def list_components(

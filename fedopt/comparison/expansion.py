@@ -72,6 +72,11 @@ class PlannedRun:
         """For people."""
         return f"{self.cell.label}, seed {self.seed}"
 
+    @property
+    def label_with_values(self) -> str:
+        """For people who watch the trials: one cell and seed tries several values."""
+        return ", ".join([self.label, *(f"{key} {value}" for key, value in self.chosen)])
+
 
 def run_key(scenario: Scenario, split: str = "whole") -> str:
     """16 hexadecimal digits; equal for runs that give equal numbers.

@@ -28,6 +28,7 @@ COSTS = (
 )
 # Curves that end this many times apart are drawn on a logarithmic axis: on a linear one the short ones vanish.
 FAR_APART = 20
+ABOUT_THE_SAME = 1.25  # epsilons within this factor are one noise level, spent by different methods
 TRUSTS = ("central", "distributed", "shuffle", "local")
 
 
@@ -81,7 +82,7 @@ def _epsilon_panel(
             own = [r for r in private if r["variant"] == variant and r["trust"] == trust]
             traces += _epsilon_line(f"{variant} [{trust}]", own, color[variant], trust)
     epsilons = [r["epsilon"] for r in private]
-    ends = [min(epsilons), max(epsilons)] if min(epsilons) < max(epsilons) else [0.8 * epsilons[0], 1.2 * epsilons[0]]
+    ends = _ends(epsilons)
     for row in plain_runs:
         name = row["variant"] if row["variant"] == "no privacy" else f"{row['variant']} [no privacy]"
         if row["low"] is not None:
@@ -91,6 +92,7 @@ def _epsilon_panel(
         flat["line"] = {**flat["line"], "dash": "longdashdot"}
         traces.append(flat)
     ticks = figures.log_ticks(epsilons)
+    scale = {"type": "log", "tickvals": ticks} if ticks else {"range": plain(ends)} if ends[0] == 0 else {}
     shown = [*private, *plain_runs]
     return Figure(
         name=figure_name("utility-epsilon", base, number),
@@ -98,7 +100,7 @@ def _epsilon_panel(
         alt=f"Lines with bands: metric against epsilon ({ground}) for {drawn_names(traces)}.",
         traces=traces,
         layout={
-            "xaxis": axis(f"epsilon<br>({ground})", **({"type": "log", "tickvals": ticks} if ticks else {})),
+            "xaxis": axis(f"epsilon<br>({ground})", **scale),
             "yaxis": metric_axis(shown),
             "showlegend": True,
         },
@@ -109,6 +111,17 @@ def _epsilon_panel(
         wide=True,
         height=420,
     )
+
+
+def _ends(epsilons: list[float]) -> list[float]:
+    """From where to where runs without privacy are drawn: the epsilons there are, or, where all are about the same,
+    from 0 to twice as much, so that the axis does not blow up differences nobody asked for.
+
+    >>> _ends([1.0, 8.0]), _ends([16.0, 15.0])
+    ([1.0, 8.0], [0, 32.0])
+    """
+    low, high = min(epsilons), max(epsilons)
+    return [low, high] if high > ABOUT_THE_SAME * low else [0, 2 * high]
 
 
 def _epsilon_line(name: str, own: list[dict[str, Any]], color: int, trust: str) -> list[dict[str, Any]]:

@@ -171,6 +171,8 @@ def _axes(axes: Any, figure: Figure, view: int) -> None:
         axes.set_xscale("log")
         axes.set_xticks(ticks, minor=False)
         axes.minorticks_off()
+    if "range" in across:
+        axes.set_xlim(across["range"])
     if figure.views and figure.views[view].tickformat == "~s":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     elif figure.views and figure.views[view].label == "server steps" and not ticks:

@@ -83,7 +83,7 @@ def execute(
         for index, how, wall, error, trace in _outcomes(jobs, processes, executor, batch):
             found = Done(waiting[index], Path(jobs[index].directory), how, wall, error, trace)
             done[found.run.key] = found
-            view.show(found.directory, found.run.label, how, wall, error)
+            view.show(found.directory, found.run.label_with_values, how, wall, error)
     by_key = {run.key: done[run.key] for run in runs}
     return [_for(run, by_key[run.key]) for run in runs]
 

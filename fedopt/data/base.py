@@ -151,6 +151,10 @@ class DataSet(Settings):
             ValueError: the split is impossible (more shards than examples ...).
         """
 
+    def problems(self) -> list[tuple[str, str]]:
+        """What a cheap look at the files shows to be wrong, as (field, message); asked before a long run."""
+        return []
+
 
 class Partition(Settings):
     """Base of partitioners."""

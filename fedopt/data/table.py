@@ -47,8 +47,8 @@ class Table(SplitDataSet):
         """
         import pandas
 
-        paths = [find("table", Path.is_file, path, [], "Name a file in `path`") for path in self._paths()]
-        frames = [self._read(path) for path in paths]
+        paths = [_found(path) for path in self._paths()]
+        frames = [_read(path) for path in paths]
         frame = pandas.concat(frames, ignore_index=True)
         inputs, _ = numeric_columns(frame[self._features(frame)])
         targets, names = self._targets(frame)
@@ -65,6 +65,23 @@ class Table(SplitDataSet):
         source = {"name": paths[0].name, "found": str(paths[0]), "sha256": digest(paths)}
         return assemble(self, seed, task, train, test, names, source)
 
+    def problems(self) -> list[tuple[str, str]]:
+        """Missing files and columns, from the tables' headers alone."""
+        named = {"target_column": (self.target_column,), "client_column": (self.client_column,)}
+        wanted: dict[str, tuple[str | None, ...]] = {**named, "feature_columns": self.feature_columns or ()}
+        found: list[tuple[str, str]] = []
+        for field, given in zip(("path", "test_path"), self._paths(), strict=False):
+            try:
+                columns = _columns(_found(given))
+            except (OSError, ValueError) as error:
+                found.append((field, str(error)))
+                continue
+            for key, names in wanted.items():
+                unknown = [name for name in names if name is not None and name not in columns]
+                if unknown:
+                    found.append((key, _no_column(given, unknown, columns)))
+        return found
+
     def _paths(self) -> list[str]:
         return [self.path, *([self.test_path] if self.test_path else [])]
 
@@ -73,7 +90,7 @@ class Table(SplitDataSet):
         wanted = list(self.feature_columns or [name for name in frame.columns if name not in special])
         unknown = [name for name in [*special, *wanted] if name not in frame.columns]
         if unknown:
-            raise ValueError(f"{self.path} has no column {', '.join(unknown)}; it has {', '.join(frame.columns)}")
+            raise ValueError(_no_column(self.path, unknown, list(frame.columns)))
         if not wanted:
             raise ValueError(f"{self.path} has no input column beside {', '.join(special)}")
         return wanted
@@ -87,11 +104,29 @@ class Table(SplitDataSet):
         names, codes = np.unique(values.to_numpy(), return_inverse=True)
         return codes.astype(np.int64), tuple(map(str, names))
 
-    def _read(self, path: Path) -> pandas.DataFrame:
-        import pandas
 
-        if path.name.endswith(".parquet"):
-            return pandas.read_parquet(path)
-        if path.name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-            return pandas.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
-        raise ValueError(f"{path}: unknown format; use a name ending in .csv, .csv.gz, .tsv or .parquet")
+def _found(path: str) -> Path:
+    return find("table", Path.is_file, path, [], "Name a file in `path`")
+
+
+def _no_column(path: str, unknown: list[str], columns: list[str]) -> str:
+    return f"{path} has no column {', '.join(unknown)}; it has {', '.join(columns)}"
+
+
+def _columns(path: Path) -> list[str]:
+    """Names of the columns, without reading the rows."""
+    if path.name.endswith(".parquet"):
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_schema(path).names)
+    return list(_read(path, rows=0).columns)
+
+
+def _read(path: Path, rows: int | None = None) -> pandas.DataFrame:
+    import pandas
+
+    if path.name.endswith(".parquet"):
+        return pandas.read_parquet(path)
+    if path.name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+        return pandas.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", nrows=rows)
+    raise ValueError(f"{path}: unknown format; use a name ending in .csv, .csv.gz, .tsv or .parquet")

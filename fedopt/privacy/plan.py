@@ -45,7 +45,7 @@ def plan(scenario: Scenario, public: Public) -> Plan:
     if mechanism.noise_level() is None:
         mechanism = calibrated(mechanism, scenario, public, claim)
     accounting = PrivacyAccounting(scenario, mechanism, claim, public, releases, participations)
-    return Plan(mechanism, accounting, tuple(_warnings(scenario, claim, public, releases)))
+    return Plan(mechanism, accounting, warnings_of(scenario, public))
 
 
 def is_streaming(scenario: Scenario, public: Public) -> bool:
@@ -126,8 +126,9 @@ def calibrated(mechanism: Mechanism, scenario: Scenario, public: Public, claim: 
             return mechanism.with_noise_level(level, length, scenario)
 
 
-def _warnings(scenario: Scenario, claim: SamplingClaim, public: Public, releases: int | None) -> list[str]:
-    privacy = scenario.privacy
+def warnings_of(scenario: Scenario, public: Public) -> tuple[str, ...]:
+    """What the user must know of a privacy section, one sentence each; needs no calibration."""
+    privacy, claim = scenario.privacy, sampling_claim(scenario, public)
     assert privacy is not None
     found = []
     amplifies = privacy.trust == "central" and claim.kind == "none" and privacy.unit == "client"
@@ -147,4 +148,4 @@ def _warnings(scenario: Scenario, claim: SamplingClaim, public: Public, releases
             f"delta = {privacy.delta:g} is above 1 / population = {1 / population:.2g}: publishing one client's data "
             "at random would satisfy it; use a smaller delta"
         )
-    return found
+    return tuple(found)

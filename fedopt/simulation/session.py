@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -105,6 +106,8 @@ class Session:
             self._clock_started = time.perf_counter()
             self.progress = Progress(self.scenario.run.server_steps, self.quiet, None, self._clock, self.rows.ended)
             with self.progress:
+                for warning in self.parts.warnings:
+                    self.progress.note(f"warning: {warning}")
                 ended = self.driver.run()
             return self._finish(ended)
 
@@ -238,9 +241,7 @@ class Session:
         return (self.best[0] - target) * self._goal() >= 0
 
     def _epsilon(self, stepped: Stepped) -> dict[str, Any]:
-        if self.scenario.privacy is None:
-            return {}
-        return self.parts.server.affordable.row(self.parts.server.state)
+        return {} if self.scenario.privacy is None else self.parts.server.affordable.row(self.parts.server.state)
 
     # ---- end ---------------------------------------------------------------------------------------------------
 
@@ -264,8 +265,6 @@ class Session:
 
     def _write_privacy(self) -> None:
         if self.scenario.privacy is not None:
-            import json
-
             body = self.parts.server.affordable.document(self.parts.server.state)
             write_atomically(self.directory / "privacy.json", json.dumps(body, indent=2) + "\n")
 

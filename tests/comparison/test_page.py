@@ -153,3 +153,15 @@ def test_a_trimmed_report_shows_pictures_and_runs_no_script(tmp_path: Path) -> N
     assert html.count('alt="') == len(shown) and "img-src file: 'self'" in html
     assert "curves.csv" not in {path.name for path in written}
     assert "](figures/learning-virtual-time.svg)" in (tmp_path / "small" / "compare.md").read_text()
+
+
+def test_one_noise_level_does_not_stretch_the_axis_of_epsilon(tmp_path: Path) -> None:
+    same = {"A@16": (16.0, 0.6, privacy(16.0)), "B@16": (16.0, 0.7, privacy(15.0)), "plain": (None, 0.9, None)}
+    figures, _ = page_of(entries(tmp_path, same), tmp_path)
+    panel = figures["utility-epsilon"]
+    assert panel.layout["xaxis"]["range"] == [0, 32.0]
+    across = next(trace for trace in panel.traces if trace["name"] == "plain [no privacy]" and "dash" in trace["line"])
+    assert across["x"] == [0, 32.0], "runs without privacy are drawn from end to end"
+    two = {"A@2": (2.0, 0.6, privacy(2.0)), "A@8": (8.0, 0.7, privacy(8.0))}
+    figures, _ = page_of(entries(tmp_path / "two", two), tmp_path / "two")
+    assert "range" not in figures["utility-epsilon"].layout["xaxis"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,10 @@ def test_quiet_says_nothing_and_a_real_comparison_ends_without_time_left(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "1 runs to execute, 1 reused" and said[-1].startswith("[1/1] B, seed 1: executed, finished")
     assert "left" not in said[-1]
+
+
+def test_trials_are_told_apart_by_what_they_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = replace(plan("A"), chosen=(("client.lr", 0.2), ("client.epochs", 1)))
+    execute([trial], tmp_path, quiet=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("[1/1] A, seed 0, client.lr 0.2, client.epochs 1: executed, finished")

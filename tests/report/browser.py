@@ -1,6 +1,8 @@
 """Look at a report in a real browser: screenshots at phone and desktop width, light, dark and print.
 
-    python tests/report/browser.py RUN_DIRECTORY_OR_HTML OUTPUT_FOLDER
+    python tests/report/browser.py DIRECTORY_OR_HTML OUTPUT_FOLDER
+
+A directory is that of a run (its report.html) or of a comparison (its compare.html).
 
 Drives Chromium through its own pipe (no package needed), with the network disabled.
 """
@@ -148,10 +150,22 @@ class Browser:
         path.write_bytes(base64.b64decode(self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.7)["data"]))
 
 
+def page_of(path: Path) -> Path:
+    """The page in a directory of a run or a comparison, or the given page.
+
+    Raises:
+        FileNotFoundError: there is none; Chromium would wait for its plots until the time is over.
+    """
+    pages = [path / name for name in ("report.html", "compare.html")] if path.is_dir() else [path]
+    for page in pages:
+        if page.is_file():
+            return page
+    raise FileNotFoundError(f"no page at {' or '.join(map(str, pages))}")
+
+
 def main(source: str, folder: str) -> None:
     """Screenshots of one report, with everything the browser complained about."""
-    path, out = Path(source), Path(folder)
-    path = path / "report.html" if path.is_dir() else path
+    path, out = page_of(Path(source)), Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     with Browser() as tab:
         for width in (400, 1400):

@@ -1,10 +1,12 @@
 """The report of a run: right numbers, nothing loaded from elsewhere, nothing that scripts could slip in."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,3 +242,17 @@ def test_report_needs_neither_torch_nor_pandas(make_run):
     )
     done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_browser_tool_takes_the_page_of_a_run_or_a_comparison(tmp_path):
+    path = Path(__file__).with_name("browser.py")
+    spec = importlib.util.spec_from_file_location("browser_tool", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with pytest.raises(FileNotFoundError, match=r"compare\.html"):
+        tool.page_of(tmp_path)
+    (tmp_path / "compare.html").write_text("")
+    assert tool.page_of(tmp_path) == tmp_path / "compare.html"
+    assert tool.page_of(tmp_path / "compare.html") == tmp_path / "compare.html"
+    (tmp_path / "report.html").write_text("")
+    assert tool.page_of(tmp_path) == tmp_path / "report.html"
