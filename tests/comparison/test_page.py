@@ -12,6 +12,7 @@ from comparison.fabricated import curve, fabricate, privacy
 from fedopt.comparison.api import write
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.page import Background, comparison_page
+from fedopt.comparison.paper import as_matplotlib
 from fedopt.comparison.results import Entry, Judging, collect
 from fedopt.comparison.trim import trim
 from fedopt.report.figures import Figure
@@ -162,6 +163,7 @@ def test_one_noise_level_does_not_stretch_the_axis_of_epsilon(tmp_path: Path) ->
     assert panel.layout["xaxis"]["range"] == [0, 32.0]
     across = next(trace for trace in panel.traces if trace["name"] == "plain [no privacy]" and "dash" in trace["line"])
     assert across["x"] == [0, 32.0], "runs without privacy are drawn from end to end"
+    assert as_matplotlib(panel).axes[0].get_xlim() == (0, 32), "on paper too"
     two = {"A@2": (2.0, 0.6, privacy(2.0)), "A@8": (8.0, 0.7, privacy(8.0))}
     figures, _ = page_of(entries(tmp_path / "two", two), tmp_path / "two")
     assert "range" not in figures["utility-epsilon"].layout["xaxis"]
