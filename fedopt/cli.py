@@ -7,17 +7,30 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
-from fedopt.commands.common import Setting, fail, overrides
+from fedopt.commands.common import Setting, fail, overrides, require_directory
 from fedopt.commands.scenarios import init, list_components, schema, validate
 from fedopt.commands.simulating import simulate
 from fedopt.flower.commands import app as deploy_commands
 from fedopt.own_code import own_failure
 
+
+class Commands(TyperGroup):
+    """The commands; a mistake in how they are called is one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Click and Typer both suggest commands; once is enough."""
+        self.suggest_commands = False
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -48,6 +61,7 @@ def report(directory: Annotated[Path, typer.Argument(help="Run directory.")]) ->
     from fedopt.report import write_report
     from fedopt.runlog import RunLogError
 
+    require_directory(directory)
     if not (directory / "scenario.yaml").exists():
         fail([f"{directory}: is not a run directory: it has no scenario.yaml."])
     try:
@@ -106,6 +120,7 @@ def verify(
     from fedopt.scenario import ScenarioError
     from fedopt.verify import verify as check
 
+    require_directory(directory)
     try:
         verdict = check(directory, last)
     except ScenarioError as error:
@@ -134,6 +149,7 @@ def export(
     from fedopt.event_files import export_tensorboard
     from fedopt.runlog import RunLogError
 
+    require_directory(directory)
     try:
         written = export_tensorboard(directory, tensorboard)
     except (RunLogError, RuntimeError) as error:
@@ -250,7 +266,15 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help; older versions of click lack it
+            error.show()
+        else:
+            typer.echo(f"fedopt: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(1)
     except Exception as error:
         told = own_failure(error)
         if told is None:

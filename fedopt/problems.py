@@ -7,6 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+# What other tools call it; offered only where it is an option.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "local_epochs": "epochs",
+    "num_epochs": "epochs",
+    "local_steps": "steps",
+    "num_steps": "steps",
+    "batchsize": "batch_size",
+    "num_clients": "clients",
+    "clients_per_round": "cohort_size",
+    "num_rounds": "server_steps",
+    "rounds": "server_steps",
+    "sampling_rate": "sampling_probability",
+    "server_learning_rate": "server_lr",
+    "gpu": "cuda",
+}
+
 
 class Problem(BaseModel):
     """One configuration problem: a path into the scenario, and what is wrong and what to do."""
@@ -37,17 +54,31 @@ def problems_in(
         location = tuple(item["loc"])
         if location and location[0] in broken:
             continue  # already reported inside
-        found.append(Problem(path=(*path, *location), message=_message(settings, item, location)))
+        found.append(Problem(path=(*path, *location), message=_message(_title(settings, path), settings, item)))
     return found
 
 
-def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ...]) -> str:
+def _title(settings: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    """What a user calls it: ``client: sgd``, ``run``, or at the top the file itself."""
+    key, kind = ".".join(map(str, path)), getattr(settings, "kind", None)
+    if kind is not None:
+        return f"{key}: {kind()}" if key else str(kind())
+    return key or {"Scenario": "a scenario", "Description": "a comparison"}.get(settings.__name__, settings.__name__)
+
+
+def _nearest(given: str, known: list[str]) -> str | None:
+    meant = SYNONYMS.get(given.lower())
+    if meant in known:
+        return meant
+    return next(iter(difflib.get_close_matches(given, known, n=1)), None)
+
+
+def _message(title: str, settings: type[BaseModel], item: Any) -> str:
     given, context = item.get("input"), item.get("ctx", {})
-    title = settings.__name__
     match item["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(location[-1]), list(settings.model_fields), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(settings.model_fields)}"
+            near = _nearest(str(item["loc"][-1]), list(settings.model_fields))
+            hint = f"did you mean {near}?" if near else f"known: {', '.join(settings.model_fields)}"
             return f"unknown option of {title}; {hint}"
         case "missing":
             return "is required"
@@ -60,8 +91,8 @@ def _message(settings: type[BaseModel], item: Any, location: tuple[str | int, ..
         case "less_than_equal":
             return f"must be <= {context['le']:g}, got {given!r}"
         case "literal_error":
-            near = difflib.get_close_matches(str(given), context["expected"].replace("'", "").split(), n=1)
-            hint = f"; did you mean {near[0].strip(',')}?" if near else ""
+            near = _nearest(str(given), context["expected"].replace("'", "").replace(",", "").split())
+            hint = f"; did you mean {near}?" if near else ""
             return f"must be one of {context['expected']}, got {given!r}{hint}"
         case "value_error":
             return str(context.get("error", item["msg"]))

@@ -28,7 +28,7 @@ from fedopt.models.base import Model
 from fedopt.privacy.base import Mechanism
 from fedopt.problems import ConfigurationError, Problem
 from fedopt.sampling.base import Sampler
-from fedopt.scenario_file import ScenarioError, assign, read_yaml
+from fedopt.scenario_file import ScenarioError, assign, of_override, read_yaml
 
 SCHEMA_VERSION = 1
 
@@ -204,15 +204,17 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
         path: YAML file.
         overrides: dotted keys to values, applied before validation (``--set``).
     Raises:
-        ScenarioError: every problem as ``file:line:column: key: message``.
+        ScenarioError: every problem as ``file:line:column: key: message``, or as ``--set key=value: message`` where an
+            override brought it.
     """
     values, where = read_yaml(Path(path))
-    for dotted, value in (overrides or {}).items():
+    overrides = overrides or {}
+    for dotted, value in overrides.items():
         assign(values, dotted, value)
     try:
         return from_mapping(values)
     except ConfigurationError as error:
-        raise ScenarioError([where.message(p) for p in error.problems]) from error
+        raise ScenarioError([of_override(p, overrides) or where.message(p) for p in error.problems]) from error
 
 
 def problems_of_data(path: str | Path, scenario: Scenario) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedopt.problems import Problem
+
+_OPTIONS = {"seed": "--seed", "engine.device": "--device"}
 
 
 class ScenarioError(ValueError):
@@ -32,8 +35,11 @@ class Where:
             position, node = found, node[part]
         place = f"{self.path}:{position[0] + 1}:{position[1] + 1}" if position else f"{self.path}:1"
         key = ".".join(map(str, problem.path)) or "scenario"
-        message = problem.message if problem.message.endswith((".", "?")) else problem.message + "."
-        return f"{place}: {key}: {message}"
+        return f"{place}: {key}: {_sentence(problem.message)}"
+
+
+def _sentence(message: str) -> str:
+    return message if message.endswith((".", "?")) else message + "."
 
 
 def _position(node: Any, part: str | int) -> tuple[int, int] | None:
@@ -94,6 +100,20 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
             values[part] = {}
         values = values[part]
     values[last] = value
+
+
+def of_override(problem: Problem, overrides: Mapping[str, Any]) -> str | None:
+    """The problem as that of a command-line option, if one set the key it is about; None otherwise."""
+    path = tuple(map(str, problem.path))
+    for dotted, value in overrides.items():
+        keys = tuple(dotted.split("."))
+        if path[: len(keys)] != keys:
+            continue
+        shown = "null" if value is None else value
+        option = f"{_OPTIONS[dotted]} {shown}" if dotted in _OPTIONS else f"--set {dotted}={shown}"
+        inner = "".join(f"{key}: " for key in (".".join(path[len(keys) :]),) if key)
+        return f"{option}: {inner}{_sentence(problem.message)}"
+    return None
 
 
 def parse_override(text: str) -> tuple[str, Any]:

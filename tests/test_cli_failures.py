@@ -132,3 +132,78 @@ def test_a_module_that_is_not_found_says_where_modules_are_looked_for(
 ) -> None:
     code, errors = tell(monkeypatch, capsys, "validate", str(scenario), "--set", "aggregator={kind: 'nobug:Bug'}")
     assert code == 2 and "No module named 'nobug'; start fedopt in the folder of nobug" in errors
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--set", "client.lr=abc"], "--set client.lr=abc: must be a valid number, got 'abc'."),
+        (["--set", "client.lrr=3"], "--set client.lrr=3: unknown option of client: sgd; did you mean lr?"),
+        (
+            ["--set", "client.learning_rate=3"],
+            "--set client.learning_rate=3: unknown option of client: sgd; did you mean lr?",
+        ),
+        (["--set", "run.rounds=3"], "--set run.rounds=3: unknown option of run; did you mean server_steps?"),
+        (["--seed", "-1"], "--seed -1: must be >= 0, got -1."),
+        (["--seed", "x"], "fedopt: Invalid value for '--seed': 'x' is not a valid integer."),
+        (["--device", "gpu"], "--device gpu: must be one of 'auto', 'cpu' or 'cuda', got 'gpu'; did you mean cuda?"),
+    ],
+)
+def test_an_option_that_is_wrong_is_named_on_one_line(
+    words: list[str],
+    line: str,
+    scenario: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tell(monkeypatch, capsys, "validate", str(scenario), *words) == (2, line + "\n")
+
+
+def test_a_section_set_whole_names_the_key_inside(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, errors = tell(monkeypatch, capsys, "validate", str(scenario), "--set", "client={kind: sgd, steps: 1, lr: abc}")
+    assert "}: lr: must be a valid number" in errors and errors.startswith("--set client={")
+
+
+def test_a_command_that_does_not_exist_is_one_line_with_one_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = tell(monkeypatch, capsys, "simulat")
+    assert code == 2 and errors.count("Did you mean") == 1 and errors.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedopt"])
+    with pytest.raises(SystemExit):
+        fedopt.cli.main()
+    shown = capsys.readouterr()
+    assert "simulate" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("words", [["verify"], ["report"], ["export", "--tensorboard", "events"]])
+def test_a_directory_that_does_not_exist_is_said_to_be_missing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "nothere"
+    expected = f"{missing}: no such directory; give the directory of a run.\n"
+    assert tell(monkeypatch, capsys, *words, str(missing)) == (2, expected)
+
+
+def test_a_scenario_given_to_compare_is_called_one(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = tell(monkeypatch, capsys, "compare", str(scenario))
+    assert code == 2 and errors.count("\n") == 1
+    assert errors.startswith(
+        f"{scenario}: this is a scenario, not a comparison; run it with `fedopt simulate {scenario}`"
+    )
+
+
+def test_accountants_can_be_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedopt", "list", "accountants"])
+    with pytest.raises(SystemExit):
+        fedopt.cli.main()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["pld", "rdp"]

@@ -39,7 +39,7 @@ def test_all_problems_at_once_with_line_value_and_remedy(tmp_path: Path) -> None
     text = str(caught.value)
     assert f"{path}:3:3: data.kind: unknown kind 'digit'; did you mean digits?" in text
     assert f"{path}:8:3: client.lr: must be > 0, got -1." in text
-    assert f"{path}:9:3: client.batch_sise: unknown option of Sgd; did you mean batch_size?" in text
+    assert f"{path}:9:3: client.batch_sise: unknown option of client: sgd; did you mean batch_size?" in text
     assert f"{path}:11:29: aggregator.buffer_size: must be >= 1, got 0." in text
     assert f"{path}:12:7: run.server_steps:" in text and "'ten'" in text
     assert len(caught.value.problems) == 5
@@ -90,7 +90,7 @@ def test_overrides_are_applied_before_validation(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(to_yaml(SMALL))
     assert load(path, {"client.lr": 0.01}).client.lr == 0.01  # type: ignore[attr-defined]
-    with pytest.raises(ScenarioError, match=r"client\.lr: must be > 0, got -2"):
+    with pytest.raises(ScenarioError, match=r"--set client\.lr=-2: must be > 0, got -2"):
         load(path, dict([parse_override("client.lr=-2")]))
     with pytest.raises(ScenarioError, match="write it as"):
         parse_override("client.lr")

@@ -20,6 +20,14 @@ def fail(messages: list[str]) -> NoReturn:
     raise typer.Exit(2)
 
 
+def require_directory(directory: Path) -> None:
+    """Bad input, exit code 2: there is no such directory."""
+    if not directory.exists():
+        fail([f"{directory}: no such directory; give the directory of a run."])
+    if not directory.is_dir():
+        fail([f"{directory}: is no directory; give the directory of a run."])
+
+
 def overrides(settings: list[str] | None, seed: int | None, device: str | None) -> dict[str, object]:
     """Dotted keys to values, from ``--set``, ``--seed`` and ``--device``."""
     from fedopt.scenario_file import parse_override

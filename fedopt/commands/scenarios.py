@@ -26,6 +26,7 @@ FAMILIES = {
     "work": "fedopt.devices.work",
     "staleness": "fedopt.aggregators.staleness",
     "mechanisms": "fedopt.privacy.mechanisms",
+    "accountants": "fedopt.privacy.accountants",
 }
 
 
@@ -65,6 +66,7 @@ def list_components(
     """Show what exists, one line each, the name first."""
     from fedopt.components import components, summary
 
+    family = {"samplers": "sampling"}.get(family or "", family)
     if family is not None and family not in FAMILIES:
         fail([f"list: unknown family {family!r}; known: {', '.join(FAMILIES)}."])
     for name in [family] if family else FAMILIES:

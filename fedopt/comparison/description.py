@@ -154,6 +154,13 @@ def load_description(source: str | Path | dict[str, Any]) -> Described:
         path = Path(source)
         values, where = read_yaml(path)
         folder = path.parent
+        if "variants" not in values and {"data", "model", "client"} <= set(values):
+            raise ScenarioError(
+                [
+                    f"{path}: this is a scenario, not a comparison; run it with `fedopt simulate {path}`, or name it "
+                    "as base of a comparison file (docs/compare.md)."
+                ]
+            )
     problems: list[Problem] = []
     found = parse(Description, values, (), problems)
     if not isinstance(found, Description):

@@ -80,7 +80,7 @@ def test_several_bases_and_a_mapping_from_python() -> None:
 def test_all_problems_of_the_file_at_once(tmp_path: Path) -> None:
     text = "name: bad name\nbase: base.yaml\nvariants: {a: {}}\nsead: [1]\nprocesses: 0\n"
     found = problems(tmp_path, text)
-    assert any(p.startswith("c.yaml:4:1: sead: unknown option of Description; did you mean seeds?") for p in found)
+    assert any(p.startswith("c.yaml:4:1: sead: unknown option of a comparison; did you mean seeds?") for p in found)
     assert any(p.startswith("c.yaml:5:1: processes: must be >= 1, got 0") for p in found)
     assert any(p.startswith("c.yaml:1:1: name:") for p in found) and len(found) == 3
 

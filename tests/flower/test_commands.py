@@ -93,7 +93,8 @@ def handshake(folder: Path, server: ssl.SSLContext, host: str) -> bool:
         (["--superlink", "link.example.org:8000"], "--root-certificates FILE"),
         (["--superlink", "link.example.org:8000", "--root-certificates", "nowhere.crt"], "no file nowhere.crt"),
         (["--superlink", "localhost:1", "--resume"], "needs --out"),
-        (["--nodes", "2", "--set", "client.lr=-1"], "client.lr: must be > 0"),
+        (["--nodes", "2", "--resume"], "nothing to resume"),
+        (["--nodes", "2", "--set", "client.lr=-1"], "--set client.lr=-1: must be > 0"),
     ],
 )
 def test_mistakes_are_explained(words: list[str], message: str, scenario: Path) -> None:
