@@ -208,13 +208,13 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
             override brought it.
     """
     values, where = read_yaml(Path(path))
-    overrides = overrides or {}
+    overrides, in_file = overrides or {}, set(values)
     for dotted, value in overrides.items():
         assign(values, dotted, value)
     try:
         return from_mapping(values)
     except ConfigurationError as error:
-        raise ScenarioError([of_override(p, overrides) or where.message(p) for p in error.problems]) from error
+        raise ScenarioError([of_override(p, overrides, in_file) or where.message(p) for p in error.problems]) from error
 
 
 def problems_of_data(path: str | Path, scenario: Scenario) -> list[str]:

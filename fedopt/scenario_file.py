@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,19 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def of_override(problem: Problem, overrides: Mapping[str, Any]) -> str | None:
-    """The problem as that of a command-line option, if one set the key it is about; None otherwise."""
+def of_override(problem: Problem, overrides: Mapping[str, Any], in_file: Container[str]) -> str | None:
+    """The problem as that of a command-line option, if one set the key it is about; None otherwise.
+
+    Args:
+        problem: of the scenario with the overrides in it.
+        overrides: dotted keys to values.
+        in_file: the top-level keys that the file itself has.
+    """
     path = tuple(map(str, problem.path))
     for dotted, value in overrides.items():
         keys = tuple(dotted.split("."))
-        if path[: len(keys)] != keys:
+        brought = path[: len(keys)] == keys or (path and keys[: len(path)] == path and path[0] not in in_file)
+        if not brought:
             continue
         shown = "null" if value is None else value
         option = f"{_OPTIONS[dotted]} {shown}" if dotted in _OPTIONS else f"--set {dotted}={shown}"

@@ -46,7 +46,9 @@ def test_bad_scenarios_exit_with_2_and_write_nothing(scenario: Path, tmp_path: P
     out = tmp_path / "out"
     code, _, errors = call("simulate", str(scenario), "--out", str(out), "--set", "client.lr=-1", "--set", "x.y=1")
     assert code == 2 and not out.exists()
-    assert "--set client.lr=-1: must be > 0, got -1." in errors and "x: unknown option of a scenario" in errors
+    assert (
+        "--set client.lr=-1: must be > 0, got -1." in errors and "--set x.y=1: unknown option of a scenario" in errors
+    )
 
 
 def test_data_that_do_not_fit_exit_with_2(scenario: Path, tmp_path: Path) -> None:
