@@ -50,18 +50,23 @@ def no_clipping(scenario, data, noise):
     return made
 
 
-def half_the_noise(scenario, data, noise):
-    """Noise of half the multiplier; facts and ledger say the whole."""
+def half_the_noise(scenario, data, noise, first_step=1):
+    """Noise of half the multiplier from a step on; facts and ledger say the whole."""
 
     class Mechanism(Spoilt):
         def release(self, *args):
             whole = self.inner.release(*args)
             half = self.inner.model_copy(update={"noise_multiplier": self.inner.noise_multiplier / 2}).release(*args)
-            return whole._replace(values=half.values)
+            return whole._replace(values=half.values) if args[2] >= first_step else whole
 
     made = _clean(scenario, data, noise)
     made.server.mechanism = Mechanism(made.server.mechanism)
     return made
+
+
+def half_the_noise_later(scenario, data, noise):
+    """The first two releases are right, all later ones have half the noise."""
+    return half_the_noise(scenario, data, noise, first_step=3)
 
 
 def noise_after_the_optimiser(scenario, data, noise):

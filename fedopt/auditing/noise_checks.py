@@ -10,28 +10,31 @@ import torch
 
 from fedopt.auditing.observe import Trace
 from fedopt.auditing.probe import Probe
-from fedopt.privacy.releases import GaussianEvent, MatrixEvent, TreeEvent
+from fedopt.privacy.releases import Event, GaussianEvent, MatrixEvent, TreeEvent
 
 _ERRORS = 5.0  # standard errors a statistic may be off
 
 
 def noise_scale(probe: Probe) -> tuple[bool | None, str]:
-    """The noise of a release must not be smaller than what is charged."""
+    """The noise of no release may be smaller than what is charged."""
     if probe.by_example and probe.local:
         return _example_noise_scale(probe)
     if probe.scenario.privacy.trust == "shuffle":  # type: ignore[union-attr]
         return None, "the randomness of shuffled messages is not one scale; the one-run audit covers it"
-    row = probe.run(0.0, 1).rows[0]
-    std, multiplier = row.get("noise_std") or 0.0, row.get("noise_multiplier")
-    charged = [e.noise_multiplier for e in probe.events if isinstance(e, (GaussianEvent, TreeEvent, MatrixEvent))]
-    if not std:
+    trace = probe.run(0.0, 1)
+    claims = {row["step"]: row.get("noise_std") or 0.0 for row in trace.rows}
+    usual = next((std for std in claims.values() if std), 0.0)
+    if not usual:
         return None, "no noise is claimed"
-    if charged and not probe.local and multiplier is not None and multiplier < min(charged) * (1 - 1e-6):
-        return False, f"the release has noise multiplier {multiplier:.4g}, the ledger charges {min(charged):.4g}"
-    values = _noise_values(probe)
-    if values is None:
+    charged = min((_charged_multiplier(event) for event in probe.events), default=0.0)
+    said = [row["noise_multiplier"] for row in trace.rows if claims[row["step"]] and row.get("noise_multiplier")]
+    if not probe.local and min(said, default=charged) < charged * (1 - 1e-6):
+        return False, f"a release has noise multiplier {min(said):.4g}, the ledger charges {charged:.4g}"
+    noise = _noise_by_step(probe, trace)
+    judged = [_judge(values, std) for step, values in noise.items() if (std := claims.get(step, usual))]
+    if not judged:
         return None, "no reply was released in the probed steps"
-    return _judge(values, std)
+    return next((found for found in judged if not found[0]), judged[0])
 
 
 def noise_before_optimiser(probe: Probe) -> tuple[bool | None, str]:
@@ -68,13 +71,22 @@ def secret_noise(probe: Probe) -> tuple[bool | None, str]:
     return found < limit, f"correlation of the noise of two secrets {found:.3f}, allowed {limit:.3f}"
 
 
-def _noise_values(probe: Probe) -> torch.Tensor | None:
-    """Noise of one release (or of single replies) when nobody contributes."""
-    trace = probe.run(0.0, 1)
-    if probe.local:
-        rows = [reply.double().cpu() for _, _, reply in trace.replies]
-        return torch.cat(rows) if rows else None
-    return probe.released(trace, 0)
+def _charged_multiplier(event: Event) -> float:
+    """Noise std over the bound that the ledger takes for one release; 0 where the event is no Gaussian."""
+    if isinstance(event, MatrixEvent):
+        return event.noise_multiplier / event.sensitivity  # the event is in units of the encoder's sensitivity
+    return event.noise_multiplier if isinstance(event, (GaussianEvent, TreeEvent)) else 0.0
+
+
+def _noise_by_step(probe: Probe, trace: Trace) -> dict[int, torch.Tensor]:
+    """Step -> noise of its release (or of the single replies made for it) when nobody contributes."""
+    if not probe.local:
+        steps = [row["step"] for row in trace.rows]
+        return {step: probe.released(trace, index) for index, step in enumerate(steps)}
+    replies: dict[int, list[torch.Tensor]] = {}
+    for step, _, reply in trace.replies:
+        replies.setdefault(step, []).append(reply.double().cpu())
+    return {step: torch.cat(rows) for step, rows in replies.items()}
 
 
 def _separate_noise(probe: Probe, trace: Trace) -> list[torch.Tensor]:

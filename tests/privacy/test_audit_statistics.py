@@ -95,24 +95,63 @@ def test_randomised_response_is_never_exceeded_and_reached():
     assert one_run_epsilon(10**6, 10**6, round(10**6 * rate), 0.05, 0.0) == pytest.approx(1.0, abs=0.01)
 
 
-def test_gaussian_audits_stay_below_the_truth():
-    """Scores of z = 1 (mu = 1): the bounds of repeats and of one run against epsilon 4.3772."""
-    rng, truth = np.random.default_rng(3), gaussian_epsilon(1.0, 1e-5)
+def test_no_difference_certifies_nothing():
+    """Scores of one distribution for both sides: a bound above 0 in at most alpha of the audits."""
+    rng, allowed = np.random.default_rng(6), 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    missed, alarms = rng.binomial(500, 0.5, 400), rng.binomial(500, 0.5, 400)
+    counts = [(int(k), 500, int(f), 500) for k, f in zip(missed, alarms, strict=True)]
+    assert np.mean([repeats_epsilon(*c, 0.05, 0.0) > 0 for c in counts]) <= allowed
+    assert np.mean([repeats_gaussian_epsilon(*c, 0.05, 1e-5) > 0 for c in counts]) <= allowed
+    correct = rng.binomial(200, 0.5, 400)
+    refuted = [one_run_p_value(0.0, 1000, 200, int(c), 0.0) <= 0.05 for c in correct]
+    assert 0 < np.mean(refuted) <= allowed
+
+
+@pytest.mark.parametrize("z", [0.5, 1.0, 2.0])
+def test_gaussian_audits_stay_below_the_truth(z):
+    """Scores that differ by mu = 1/z: the bounds of repeats and of one run against the exact epsilon."""
+    rng, truth, mu = np.random.default_rng(3), gaussian_epsilon(1 / z, 1e-5), 1 / z
     over = {"repeats": 0, "gaussian": 0, "run": 0, "f-dp": 0}
     best = 0.0
     for _ in range(100):
-        present, absent = rng.normal(1, 1, 1000), rng.normal(0, 1, 1000)
+        present, absent = rng.normal(mu, 1, 1000), rng.normal(0, 1, 1000)
         counts = (int((present < 1.5).sum()), 1000, int((absent >= 1.5).sum()), 1000)
         over["repeats"] += repeats_epsilon(*counts, 0.05, 1e-5) > truth
         over["gaussian"] += repeats_gaussian_epsilon(*counts, 0.05, 1e-5) > truth
         member = rng.random(1000) < 0.5
-        order = np.argsort(rng.normal(member.astype(float), 1))
+        order = np.argsort(rng.normal(mu * member, 1))
         correct = int(member[order[-100:]].sum() + (~member[order[:100]]).sum())
-        over["run"] += one_run_epsilon(1000, 200, correct, 0.05, 1e-5) > truth
-        over["f-dp"] += one_run_rejects(1.0, 1000, 200, correct, 0.05)
-        best = max(best, one_run_epsilon(1000, 200, correct, 0.05, 1e-5))
+        over["run"] += one_run_p_value(truth, 1000, 200, correct, 1e-5) <= 0.05
+        over["f-dp"] += one_run_rejects(z, 1000, 200, correct, 0.05)
+        best = max(best, repeats_gaussian_epsilon(*counts, 0.05, 1e-5))
     assert all(count <= 5 for count in over.values()), over
-    assert best > 0.5
+    assert 0.6 * truth < best
+
+
+@pytest.mark.parametrize(
+    ("canaries", "guesses", "z", "powerful"),
+    [
+        (100, 100, 1.0, False),
+        (500, 200, 0.5, False),
+        (500, 250, 1.0, True),
+        (1000, 100, 1.0, True),
+        (1000, 500, 2.0, True),
+        (1000, 1000, 0.7, False),
+    ],
+)
+def test_the_true_gaussian_is_hardly_ever_refuted(canaries, guesses, z, powerful):
+    """4000 runs each at alpha 5 %: at most 0.2 %. Half of the noise is refuted where canaries and guesses suffice."""
+    rng, half = np.random.default_rng(5), guesses // 2
+    shares = {}
+    for noise in (z, z / 2):
+        member = rng.random((4000, canaries)) < 0.5
+        ordered = np.take_along_axis(member, np.argsort(rng.normal(member, noise), axis=1), axis=1)
+        correct, runs = np.unique((~ordered[:, :half]).sum(1) + ordered[:, -half:].sum(1), return_counts=True)
+        refuted = [one_run_rejects(z, canaries, guesses, int(c), 0.05) for c in correct]
+        assert refuted == sorted(refuted)  # monotone in the right guesses
+        shares[noise] = float(runs @ refuted) / 4000
+    assert shares[z] <= 2e-3
+    assert (shares[z / 2] > 0.02) is powerful
 
 
 def test_f_dp_is_tighter_for_gaussian_noise_and_below_the_truth():
@@ -128,6 +167,10 @@ def test_monotone():
     by_delta = [one_run_epsilon(1000, 100, 90, 0.05, d) for d in (1e-3, 1e-5, 0.0)]
     by_alpha = [one_run_epsilon(1000, 100, 90, a, 1e-5) for a in (0.001, 0.05, 0.2)]
     by_thresholds = [repeats_epsilon(200, 1000, 50, 1000, 0.05, 1e-5, h) for h in (100, 10, 1)]
+    repeated = [repeats_epsilon(200, 1000, 50, 1000, 0.05, d) for d in (1e-2, 1e-5, 0.0)]
+    confident = [repeats_epsilon(200, 1000, 50, 1000, a, 1e-5) for a in (0.001, 0.05, 0.2)]
+    curve = [one_run_gaussian_epsilon(1000, 100, 90, a, 1e-5) for a in (0.001, 0.05, 0.2)]
+    assert all(v == sorted(set(v)) for v in (repeated, confident, curve)), (repeated, confident, curve)
     assert by_delta == sorted(by_delta) and by_alpha == sorted(by_alpha) and by_thresholds == sorted(by_thresholds)
 
 

@@ -15,6 +15,7 @@ from fedopt.scenario import from_mapping
 BUGS = {
     "no_clipping": (ROUNDS, "clipping"),
     "half_the_noise": (ROUNDS, "noise_scale"),
+    "half_the_noise_later": (ROUNDS, "noise_scale"),
     "noise_after_the_optimiser": (ADAM, "noise_before_optimiser"),
     "same_noise_reused": (ROUNDS, "fresh_noise"),
     "weights_by_num_examples": (ROUNDS, "sensitivity"),
@@ -64,6 +65,15 @@ def test_the_named_check_catches_the_bug(bug):
 @pytest.mark.parametrize("kind", CLEAN)
 def test_clean_code_raises_no_alarm(kind):
     assert alarms(kind, 0) == []
+
+
+def test_a_matrix_event_is_compared_in_its_own_unit():
+    """The ledger holds multiplier times sensitivity of the encoder; a release says the multiplier."""
+    apart = {"kind": "separated", "cohort_size": 5, "min_separation": 4}
+    body = {**copy.deepcopy(FIXED), "sampling": apart}
+    body["privacy"]["mechanism"] |= {"kind": "banded_matrix"}
+    (result,) = run_checks(from_mapping(body), names=["noise_scale"])
+    assert result.passed, result.detail
 
 
 @pytest.mark.slow

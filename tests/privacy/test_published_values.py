@@ -76,6 +76,32 @@ def test_zeroth_order_closed_form_is_loose():
     assert Rdp().epsilon(GaussianEvent(10.0), 1e-5, "zero_out_one") == pytest.approx(0.375, abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("q", "steps", "epsilon", "noise"),
+    [
+        (0.0416, 1000, 2, 3.429),
+        (0.0416, 1000, 6, 1.411),
+        (0.0416, 5000, 2, 7.416),
+        (0.0625, 10000, 6, 5.653),
+        (0.008, 20000, 6, 1.225),
+    ],
+)
+def test_zeroth_order_table_by_the_classical_conversion(q, steps, epsilon, noise):
+    assert classical(q, noise, steps, 1e-5, np.arange(2.0, 129.0)) == pytest.approx(epsilon, rel=2e-3)
+
+
+def test_conversions_at_integer_orders():
+    """q = 0.01, noise 1, 1000 steps at orders 2..128: 2.108 by the tight conversion, 2.538 by the classical one."""
+    orders = np.arange(2.0, 129.0)
+    assert classical(0.01, 1.0, 1000, 1e-5, orders) == pytest.approx(2.538, abs=1e-3)
+    spent = 1000 * renyi(PoissonSampled(0.01, GaussianEvent(1.0)), "add_or_remove_one", 0.0)[np.isin(ORDERS, orders)]
+    used = ORDERS[np.isin(ORDERS, orders)]
+    tight = float(np.min(spent + np.log1p(-1 / used) - (math.log(1e-5) + np.log(used)) / (used - 1)))
+    assert tight == pytest.approx(2.108, abs=1e-3)
+    event = Repeated(PoissonSampled(0.01, GaussianEvent(1.0)), 1000)
+    assert 0.99 * tight < Rdp().epsilon(event, 1e-5, "add_or_remove_one") <= tight
+
+
 # ---- shuffle model -------------------------------------------------------------------------------------------------
 
 

@@ -204,6 +204,15 @@ def test_clipping_biases_heavy_tails_and_aggzo_shrinks_the_gap():
     assert shares[1] == pytest.approx(0.683, abs=0.06) and 0.9 < shares[64] < 1.0
 
 
+@pytest.mark.parametrize("count", [64, 1024])
+def test_norms_of_aggzo_shrink_with_the_root_of_the_directions(count):
+    """|a(x)| is near |gradient| / sqrt(K), so that a threshold beta / sqrt(K) clips alike for every K."""
+    norms = TARGETS.norm(dim=1)  # gradients at zero
+    rows = differences(count)
+    found = torch.stack([private.clipped_sum(row[None], math.inf).total.norm() for row in rows]) * count**0.5
+    torch.testing.assert_close(found, norms, rtol=5 / (2 * count) ** 0.5, atol=0)
+
+
 def test_placements():
     rows = torch.tensor([[3.0], [5.0]])
     assert private.client_scalar(rows, 1.0).tolist() == [1.0] and private.client_scalar(rows, 9.0).tolist() == [4.0]
@@ -217,6 +226,11 @@ def test_placements():
 
 def test_closed_form_of_dpzero():
     assert private.dpzero_noise_std(1.0, 1000, 1000, 6.0, 1e-5) == pytest.approx(0.1087, abs=5e-5)
+    for epsilon in (0.01, 1.0, 6.0, 40.0, 80.0):  # sufficient by the exact curve: sensitivity 2 c / n, T steps
+        for delta in (1e-8, 1e-5, 1e-2, 0.3):
+            mu = 2 / 1000 * math.sqrt(1000) / private.dpzero_noise_std(1.0, 1000, 1000, epsilon, delta)
+            assert float(gaussian_delta(epsilon, mu)) <= delta
+    assert float(gaussian_delta(174.0, 174 / math.sqrt(8 * math.log(math.e + 174e5)))) > 1e-5  # and false further up
     with pytest.raises(ValueError, match="not valid for epsilon 100"):
         private.dpzero_noise_std(1.0, 1000, 1000, 100.0, 1e-5)
 

@@ -59,6 +59,20 @@ def test_zeroth_order_table(q, steps, epsilon, noise):
     assert 0.975 * epsilon <= spent <= 1.001 * epsilon
 
 
+def test_monotone_and_additive():
+    def spent(q=0.05, z=1.0, steps=100):
+        return RDP.epsilon(Repeated(PoissonSampled(q, GaussianEvent(z)), steps), 1e-5, "add_or_remove_one")
+
+    assert spent(q=0.04) < spent() < spent(q=0.06)
+    assert spent(z=1.1) < spent() < spent(z=0.9)
+    assert spent(steps=90) < spent() < spent(steps=110)
+    event = PoissonSampled(0.05, GaussianEvent(1.0))
+    apart = [Repeated(event, 30), event, Repeated(event, 69)]
+    assert RDP.epsilon(apart, 1e-5, "add_or_remove_one") == pytest.approx(spent(), rel=1e-9)
+    assert spent(q=1.0) == pytest.approx(RDP.epsilon(GaussianEvent(0.1), 1e-5, "add_or_remove_one"), rel=1e-9)
+    assert spent(z=100.0) < 0.05 and spent(z=1e4) < 0.01
+
+
 def test_trap_one_the_factor_two_of_replace_one():
     event = Repeated(GaussianEvent(10.0), 100)
     assert RDP.epsilon(event, 1e-5, "zero_out_one") == pytest.approx(4.7285, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,58 @@ def test_restarting_every_round_is_gradient_descent(engine):
     for state in run(engine, 4, 1):
         point = point - 0.1 * full_gradient(engine, point)
         assert torch.allclose(state.params, point, atol=1e-6)
+
+
+class Bowl:
+    """Local work on a quadratic of curvatures 0.1 ... 1: every client has the same gradient."""
+
+    def __init__(self, dimension):
+        self.curvature = torch.linspace(0.1, 1.0, dimension)
+
+    def work(self, cohort, engine):
+        found = []
+        for message in cohort.messages:
+            point, before = message.parts["params"], message.parts.get("previous")
+            apart = point if message.config["restart"] else (point - before) / (point - before).norm()
+            found.append(self.curvature * apart)
+        name = GRADIENT if cohort.messages[0].config["restart"] else SLOPE
+        return SimpleNamespace(parts={name: DenseUpdates(torch.stack(found))})
+
+
+def bowl(dimension):
+    """An engine and public facts for runs on ``Bowl``: nothing but the dimension is asked for."""
+    public = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=dimension)
+    return SimpleNamespace(task=SimpleNamespace(spec=SimpleNamespace(size=dimension))), public
+
+
+@pytest.mark.parametrize("every", [1, 4, 100])
+def test_without_noise_the_rate_on_a_quadratic_is_that_of_gradient_descent(every):
+    """The gradient shrinks by (1 - eta curvature) a round for every restart interval."""
+    engine, public = bowl(50)
+    work = Bowl(50)
+    last = run(engine, 40, every, work=work, public=public, lr=0.5)[-1].params
+    assert torch.allclose(last, torch.linspace(-1, 1, 50) * (1 - 0.5 * work.curvature) ** 40, atol=1e-5)
+
+
+def test_the_estimate_errs_by_the_restart_and_by_the_steps_since():
+    """Variance of v_r: std_1^2 + std_2^2 times the squared distances since the restart; the rate rests on that law."""
+    engine, public = bowl(20_000)
+    work, first, later = Bowl(20_000), 0.05, 0.02
+    noisy = Diff2(
+        clipping_norm=1.2, difference_clipping_norm=1.2, noise_multiplier=12 * first / 1.2,
+        difference_noise_multiplier=12 * later / 1.2,
+    )  # fmt: skip
+    states = run(engine, 6, 3, work=work, mechanism=noisy, public=public, lr=0.5)
+    errors, wanted = [], []
+    for number, state in enumerate(states):
+        since = [s.previous for s in states[number - number % 3 : number + 1]]
+        walked = sum(float((b - a).square().sum()) for a, b in pairwise(since))
+        errors.append(float((state.estimate - work.curvature * state.previous).square().mean()))
+        wanted.append(first**2 + later**2 * walked)
+    ratios = torch.tensor(errors) / torch.tensor(wanted)
+    tolerance = 4 * (2 / 20_000) ** 0.5
+    assert float((ratios - 1).abs().max()) < tolerance, ratios
+    assert wanted[2] > 1.5 * wanted[0]  # the differences count
 
 
 def test_a_loss_is_followed_by_a_restart(engine):
