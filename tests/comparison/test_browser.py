@@ -104,3 +104,19 @@ def test_it_draws_fast_and_prints(page: Path, tab: Any, tmp_path: Path) -> None:
     assert elapsed < 30, f"{elapsed:.1f} s to the last plot, {busy:.1f} s to the content"
     tab.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000 and tab.problems == []
+
+
+def test_paper_is_light_and_holds_whole_plots(page: Path, tab: Any, tmp_path: Path) -> None:
+    tab.open(page, 1400, dark=True)
+    tab.evaluate(
+        "addEventListener('beforeprint', () => { window.printed = ["
+        "document.querySelector('.plot .main-svg').getBoundingClientRect().width,"
+        "getComputedStyle(document.documentElement).getPropertyValue('--text').trim()]; })"
+    )
+    tab.pdf(tmp_path / "page.pdf")
+    width, text = tab.evaluate("window.printed")
+    assert 600 < width < 660 and text == "#1b1f24"  # 17 cm, and the light theme's ink
+    tab.wait(
+        "document.documentElement.dataset.print === undefined && document.documentElement.dataset.plots !== undefined"
+    )
+    assert tab.evaluate("document.querySelector('.plot').clientWidth") > 1000

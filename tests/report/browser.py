@@ -146,7 +146,8 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def pdf(self, path: Path) -> None:
-        """The page as it prints."""
+        """The page as it prints, whatever it looked like on the screen."""
+        self.send("Emulation.setEmulatedMedia", media="", features=[])
         path.write_bytes(base64.b64decode(self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.7)["data"]))
 
 

@@ -98,7 +98,16 @@
 
   cards.forEach((card) => card.radios.forEach((radio) => radio.addEventListener("change", () => draw(card))));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  matchMedia("print").addEventListener("change", drawAll);
+  // Paper does not wait for a pause: everything is drawn at once, light and as wide as a page.
+  addEventListener("beforeprint", () => {
+    run += 1;
+    document.documentElement.dataset.print = "";
+    cards.forEach(draw);
+  });
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.print;
+    drawAll();
+  });
   // Phones change the height while scrolling; only a new width needs new plots.
   let pending;
   let width = innerWidth;
