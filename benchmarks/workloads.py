@@ -10,6 +10,7 @@ import gzip
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,16 @@ def load(path: Path) -> Bundle:
     with np.load(path) as found:
         values = {name: found[name] for name in Bundle.__dataclass_fields__}
     return Bundle(**{**values, "source": str(values["source"])})
+
+
+@cache
+def load_once(path: str) -> Bundle:
+    """The bundle of this process.
+
+    Flower sends its clients' functions to worker processes by value, with what they refer to in the main program; a cache
+    there would be new for every client. This module is imported by the workers, and its cache stays.
+    """
+    return load(Path(path))
 
 
 def _images(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, str]:

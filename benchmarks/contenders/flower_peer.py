@@ -27,16 +27,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from torch import nn
-from workloads import BATCH_SIZE, CLIPPING_NORM, LR, MODELS, NOISE_MULTIPLIER, PRIVACY, Bundle, load
-
-_loaded: dict[str, object] = {}
-
-
-def _data(path: str):
-    """The bundle, once per worker process."""
-    if path not in _loaded:
-        _loaded[path] = load(Path(path))
-    return _loaded[path]
+from workloads import BATCH_SIZE, CLIPPING_NORM, LR, MODELS, NOISE_MULTIPLIER, PRIVACY, Bundle, load, load_once
 
 
 def client_app(bundle_path: str, kind: str) -> ClientApp:
@@ -46,7 +37,7 @@ def client_app(bundle_path: str, kind: str) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         torch.set_num_threads(1)
-        bundle = _data(bundle_path)
+        bundle = load_once(bundle_path)
         model = build(kind, 0)
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
