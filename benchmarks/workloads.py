@@ -90,8 +90,8 @@ def load(path: Path) -> Bundle:
 def load_once(path: str) -> Bundle:
     """The bundle of this process.
 
-    Flower sends its clients' functions to worker processes by value, with what they refer to in the main program; a cache
-    there would be new for every client. This module is imported by the workers, and its cache stays.
+    Flower sends its clients' functions to worker processes by value, with what they refer to in the main program; a
+    cache there would be new for every client. This module is imported by the workers, and its cache stays.
     """
     return load(Path(path))
 
