@@ -178,9 +178,14 @@ def _leave_interrupts_to_the_parent() -> None:
 def _end(pool: ProcessPoolExecutor, others: Sequence[BaseProcess]) -> None:
     """End a pool and what its processes are working on: as if killed, to be resumed."""
     pool.shutdown(cancel_futures=True, wait=False)
-    for process in multiprocessing.active_children():
-        if process not in others:
-            process.terminate()
+    mine = [process for process in multiprocessing.active_children() if process not in others]
+    for process in mine:
+        process.terminate()
+    for process in mine:
+        process.join(timeout=10)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _with_ray(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:

@@ -83,13 +83,14 @@ def test_an_interrupt_ends_the_processes_and_their_runs_can_be_resumed(
     before = set(multiprocessing.active_children())
 
     def interrupted(futures: Any) -> Any:
-        while len(list(tmp_path.glob("*/rounds.jsonl"))) < 2 and not any(future.done() for future in futures):
+        end = time.monotonic() + 60
+        while len(list(tmp_path.glob("*/rounds.jsonl"))) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedopt.comparison.runs.as_completed", interrupted)
     endless = small(run__server_steps=10**6, run__evaluate_clients="none")
-    runs = [PlannedRun(Cell("", name), 0, endless.model_copy(update={"name": name})) for name in "AB"]
+    runs = [PlannedRun(Cell("", "A"), seed, endless.model_copy(update={"seed": seed})) for seed in (0, 1)]
     with pytest.raises(KeyboardInterrupt):
         execute(runs, tmp_path, processes=2)
     assert set(multiprocessing.active_children()) == before  # and this line was reached
