@@ -124,7 +124,7 @@ def cifar(device: torch.device, folder: Path | None, dtype: str, trial: bool) ->
     wanted = from_mapping(
         {
             "name": "pfl-cifar10",
-            "data": {"kind": "digits", "clients": 2},  # the data is handed over
+            "data": {"kind": "digits", "clients": sizes["clients"]},  # the data is handed over
             "model": {"kind": "pfl_cnn"},
             "client": {"kind": "sgd", "lr": 0.1, "batch_size": 10, "epochs": 1},
             "sampling": {"kind": "fixed", "cohort_size": sizes["cohort"]},
