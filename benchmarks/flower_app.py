@@ -3,7 +3,8 @@
 The app is Flower's FedAvg over W2 (MLP 784-200-10, Fashion-MNIST, 1,000 clients, Dirichlet 0.5, one epoch, batches of
 10), 100 clients a round. Three ways, each a fresh process, interleaved: Flower's simulation engine; the same ServerApp
 and ClientApp on ``VirtualGrid``; the same ServerApp with fedopt's vectorised client work. A sample is the wall seconds
-of a round, and its CPU seconds: start-up is left out by subtracting a run of one round (Flower) or by timing inside.
+of a round, and its CPU seconds. Start-up and the first round, which starts and imports what is missing, are left out:
+for Flower by subtracting a run of one round, for the grid by a round before the clock starts.
 Results go to ``benchmarks/results/flower-app-<date>.json`` and ``.md``.
 
 Needs Flower's environment: ``python benchmarks/peers.py flower`` (``--borrow`` to share this one's PyTorch).

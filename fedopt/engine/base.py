@@ -128,18 +128,23 @@ class ConcatUpdates:
         parts = zip(self.pieces, self._split(factors), strict=True)
         return ConcatUpdates(tuple(piece.scaled(share) for piece, share in parts))
 
+    def owner(self, row: int) -> tuple[UpdateBatch, int]:
+        """The piece that holds a row, and which of its rows it is."""
+        for piece in self.pieces:
+            if row < len(piece):
+                return piece, row
+            row -= len(piece)
+        raise IndexError(f"there are {len(self)} rows")
+
     def take(self, index: Sequence[int]) -> UpdateBatch:
         """Selected rows, in the given order, as one batch per run of rows from one piece."""
-        starts = [0]
-        for piece in self.pieces:
-            starts.append(starts[-1] + len(piece))
-        taken: list[tuple[int, list[int]]] = []
+        taken: list[tuple[UpdateBatch, list[int]]] = []
         for i in index:
-            owner = next(p for p in range(len(self.pieces)) if starts[p] <= i < starts[p + 1])
-            if not taken or taken[-1][0] != owner:
+            owner, row = self.owner(i)
+            if not taken or taken[-1][0] is not owner:
                 taken.append((owner, []))
-            taken[-1][1].append(i - starts[owner])
-        return ConcatUpdates(tuple(self.pieces[owner].take(rows) for owner, rows in taken))
+            taken[-1][1].append(row)
+        return ConcatUpdates(tuple(owner.take(rows) for owner, rows in taken))
 
     def rows(self) -> torch.Tensor:
         """All rows."""

@@ -20,6 +20,11 @@ class Piece(Protocol):
         """Where the numbers are."""
         ...
 
+    @property
+    def columns(self) -> int:
+        """How many there are."""
+        ...
+
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """``[rows] -> [columns]``."""
         ...
@@ -40,6 +45,10 @@ class Piece(Protocol):
         """``[rows, columns]``."""
         ...
 
+    def add_row(self, row: int, onto: torch.Tensor) -> None:
+        """``onto += row``, in place on ``[columns]``; no other row is built."""
+        ...
+
 
 @dataclass(frozen=True)
 class DensePiece:
@@ -51,6 +60,11 @@ class DensePiece:
     def device(self) -> torch.device:
         """Of the values."""
         return self.values.device
+
+    @property
+    def columns(self) -> int:
+        """Of the values."""
+        return self.values.shape[1]
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """``weights @ values``."""
@@ -71,6 +85,10 @@ class DensePiece:
     def rows(self) -> torch.Tensor:
         """The values."""
         return self.values
+
+    def add_row(self, row: int, onto: torch.Tensor) -> None:
+        """Add the row."""
+        onto += self.values[row]
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,11 @@ class DualPiece:
     def device(self) -> torch.device:
         """Of the coefficients."""
         return self.coefficients.device
+
+    @property
+    def columns(self) -> int:
+        """Entries of the weight."""
+        return self.starts[0].numel()
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """One product over all rows and slots: ``(w * C)^T X``."""
@@ -144,6 +167,13 @@ class DualPiece:
             built += self.shift[:, None, None] * self.starts[self.start_of]
         return built.flatten(1)
 
+    def add_row(self, row: int, onto: torch.Tensor) -> None:
+        """One product, accumulated where it is wanted."""
+        weight = onto.view(self.starts.shape[1:])
+        if self.shift is not None:
+            weight += self.shift[row] * self.starts[self.start_of[row]]
+        weight.addmm_(self.coefficients[row].T, self.inputs.index_select(0, self.index[row]))
+
 
 @dataclass(frozen=True)
 class PiecewiseUpdates:
@@ -181,3 +211,11 @@ class PiecewiseUpdates:
         """All rows ``[rows, d]``."""
         with exact_products():
             return torch.cat([piece.rows() for piece in self.pieces], dim=1)
+
+    def add_row(self, row: int, onto: torch.Tensor) -> None:
+        """Add row ``row`` to ``onto [d]`` in place."""
+        begin = 0
+        with exact_products():
+            for piece in self.pieces:
+                piece.add_row(row, onto[begin : begin + piece.columns])
+                begin += piece.columns

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedopt.engine.base import UpdateBatch
+from fedopt.engine.base import ConcatUpdates, UpdateBatch
+from fedopt.engine.pieces import PiecewiseUpdates
 from fedopt.engine.threads import without_denormals
 from fedopt.engine.transfer import rows_at
 
@@ -53,3 +54,16 @@ class ReorderedUpdates:
     def rows(self) -> torch.Tensor:
         """All rows."""
         return rows_at(self.inner.rows(), self.position)
+
+
+def add_row(batch: UpdateBatch, row: int, onto: torch.Tensor) -> None:
+    """``onto += row`` in place on ``[d]``, without building the other rows where the batch can."""
+    if isinstance(batch, ReorderedUpdates):
+        add_row(batch.inner, batch.position[row], onto)
+    elif isinstance(batch, ConcatUpdates):
+        owner, inside = batch.owner(row)
+        add_row(owner, inside, onto)
+    elif isinstance(batch, PiecewiseUpdates):
+        batch.add_row(row, onto)
+    else:
+        onto += batch.take([row]).rows()[0]

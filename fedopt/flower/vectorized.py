@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SType
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 import fedopt.types as types
 from fedopt.data.base import FederatedData
-from fedopt.engine.base import Cohort
+from fedopt.engine.base import Cohort, DenseUpdates
 from fedopt.engine.engine import CohortEngine
+from fedopt.flower.in_process import TrainedModel
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import choose_device
 
 
-class InProcessArray(Array):
-    """An array of Flower's that makes its bytes only when somebody asks: a grid in this process moves none.
+class _Order(NamedTuple):
+    """One message: what it asks of whom."""
 
-    Args:
-        values: not changed by anybody afterwards.
-    """
-
-    def __init__(self, values: np.ndarray):
-        self.dtype, self.shape, self.stype = str(values.dtype), tuple(values.shape), SType.NUMPY
-        self._values = values
-
-    @property
-    def data(self) -> bytes:  # type: ignore[override]
-        """As Flower's own array has them."""
-        return bytes(Array(self._values).data)
-
-    def numpy(self) -> np.ndarray:
-        """A copy, as from Flower's own array."""
-        return self._values.copy()
+    message: Message
+    client: int
+    task: int
+    params: torch.Tensor  # shape [d], on the device; messages that carry the same arrays share it
 
 
 class FlowerMessages:
@@ -74,75 +63,100 @@ class FlowerMessages:
         )
         if self.work.initial_state(self.engine.spec):
             raise ValueError(f"client {self.work.kind()} keeps state, which Flower's strategies do not carry; use sgd")
-        self.seed, self._array = scenario.seed, InProcessArray if in_process else Array
-        self._read: dict[int, torch.Tensor] = {}
+        self.seed, self._in_process = scenario.seed, in_process
 
     def arrays(self, params: torch.Tensor | None = None) -> ArrayRecord:
         """Parameters (the initial ones by default) as a Flower record."""
         flat = self.engine.initial_parameters() if params is None else params
-        named = self.engine.spec.unflatten(flat)
-        return ArrayRecord({name: self._array(value.detach().cpu().numpy()) for name, value in named.items()})
+        named = self.engine.spec.unflatten(flat.detach().cpu())
+        return ArrayRecord({name: Array(value.numpy()) for name, value in named.items()})
 
     def answer(self, messages: Sequence[Message], clients: Sequence[int], tasks: Sequence[int]) -> list[Message]:
         """Replies to messages of any age, trained together."""
-        replies: list[Message | None] = [None] * len(messages)
-        training = [i for i, m in enumerate(messages) if m.metadata.message_type.startswith("train")]
-        for i in set(range(len(messages))) - set(training):
-            replies[i] = self._evaluate(messages[i], clients[i])
-        self._read = {}
-        if training:
-            made = self._train(
-                [messages[i] for i in training], [clients[i] for i in training], [tasks[i] for i in training]
-            )
-            for i, reply in zip(training, made, strict=True):
-                replies[i] = reply
-        return [reply for reply in replies if reply is not None]
+        orders = [_Order(*each) for each in zip(messages, clients, tasks, self._params(messages), strict=True)]
+        training = [m.metadata.message_type.startswith("train") for m in messages]
+        trained = iter(self._train([order for order, is_work in zip(orders, training, strict=True) if is_work]))
+        others = iter(self._evaluate([order for order, is_work in zip(orders, training, strict=True) if not is_work]))
+        return [next(trained if is_work else others) for is_work in training]
 
-    def _train(self, messages: list[Message], clients: list[int], tasks: list[int]) -> list[Message]:
-        sizes = self.data.clients.sizes()
-        given = [types.Message({"params": self._params(m)}, {"version": _round(m)}) for m in messages]
-        steps = [self.work.planned_steps(int(sizes[c]), g) for c, g in zip(clients, given, strict=True)]
-        cohort = Cohort(tuple(clients), tuple(tasks), tuple(given), tuple(steps), self.seed)
-        reply = self.work.work(cohort, self.engine)  # type: ignore[arg-type]
-        rows, losses = reply.parts["update"].rows(), reply.metrics.get("train_loss")
+    def _train(self, orders: list[_Order]) -> list[Message]:
+        if not orders:
+            return []
+        clients, tasks = tuple(o.client for o in orders), tuple(o.task for o in orders)
+        sizes = self.data.clients.sizes()[list(clients)].tolist()
+        given = tuple(types.Message({"params": o.params}, {"version": _round(o.message)}) for o in orders)
+        steps = tuple(self.work.planned_steps(size, sent) for size, sent in zip(sizes, given, strict=True))
+        reply = self.work.work(Cohort(clients, tasks, given, steps, self.seed), self.engine)  # type: ignore[arg-type]
+        metrics: dict[str, Sequence[float]] = {"num-examples": sizes}
+        if "train_loss" in reply.metrics:
+            metrics["train_loss"] = reply.metrics["train_loss"].tolist()
+        updates, starts = reply.parts["update"], [o.params for o in orders]
+        if self.engine.device.type != "cpu":  # one copy, not one for every array
+            updates, starts = DenseUpdates(updates.rows().cpu()), _on_host(starts)
         found = []
-        for row, message in enumerate(messages):
-            metrics = MetricRecord({"num-examples": int(sizes[clients[row]])})
-            if losses is not None:
-                metrics["train_loss"] = float(losses[row])
-            arrays = self.arrays(rows[row].add_(given[row].parts["params"]))
-            content = RecordDict({next(iter(message.content.array_records)): arrays, "metrics": metrics})
-            found.append(Message(content, reply_to=message))
+        for row, order in enumerate(orders):
+            model = TrainedModel(updates, row, starts[row], self.engine.spec)
+            arrays = model.record() if self._in_process else self.arrays(model.flat())
+            numbers = MetricRecord({name: values[row] for name, values in metrics.items()})
+            content = RecordDict({_array_record(order.message)[0]: arrays, "metrics": numbers})
+            found.append(Message(content, reply_to=order.message))
         return found
 
-    def _params(self, message: Message) -> torch.Tensor:
-        """Flat parameters of a message; messages that share a record share the tensor."""
-        record = next(iter(message.content.array_records.values()))
-        if id(record) not in self._read:
-            spec = self.engine.spec
-            if list(record) != list(spec.names):
-                raise ValueError(
-                    f"the message holds arrays {list(record)[:5]} ..., the model {list(spec.names)[:5]} ..."
-                )
-            pieces = [np.asarray(record[name].numpy(), dtype=np.float32).reshape(-1) for name in spec.names]
-            self._read[id(record)] = torch.from_numpy(np.concatenate(pieces)).to(self.engine.device)
-        return self._read[id(record)]
+    def _params(self, messages: Sequence[Message]) -> list[torch.Tensor]:
+        """Flat parameters of every message; messages that carry the same arrays share the tensor."""
+        read: dict[tuple[int, ...], torch.Tensor] = {}
+        found = []
+        for message in messages:
+            record = _array_record(message)[1]
+            same = tuple(map(id, record.values()))
+            if same not in read:
+                read[same] = self._flat(record)
+            found.append(read[same])
+        return found
 
-    def _evaluate(self, message: Message, client: int) -> Message:
-        found = self.engine.evaluate_clients(self._params(message), [client])
-        metrics = MetricRecord(
-            {
-                "loss": float(found.losses[0]),
-                found.metric_name: float(found.metrics[0]),
-                "num-examples": int(found.num_examples[0]),
-            }
-        )
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+    def _flat(self, record: ArrayRecord) -> torch.Tensor:
+        spec = self.engine.spec
+        if list(record) != list(spec.names):
+            raise ValueError(f"the message holds arrays {list(record)[:5]} ..., the model {list(spec.names)[:5]} ...")
+        pieces = [np.asarray(record[name].numpy(), dtype=np.float32).reshape(-1) for name in spec.names]
+        return torch.from_numpy(np.concatenate(pieces)).to(self.engine.device)
+
+    def _evaluate(self, orders: list[_Order]) -> list[Message]:
+        """One pass over the clients of every distinct model."""
+        by_model: dict[int, list[int]] = {}
+        for i, order in enumerate(orders):
+            by_model.setdefault(id(order.params), []).append(i)
+        replies: dict[int, Message] = {}
+        for members in by_model.values():
+            result = self.engine.evaluate_clients(orders[members[0]].params, [orders[i].client for i in members])
+            for row, i in enumerate(members):
+                metrics = {
+                    "loss": float(result.losses[row]),
+                    result.metric_name: float(result.metrics[row]),
+                    "num-examples": int(result.num_examples[row]),
+                }
+                content = RecordDict({"metrics": MetricRecord(metrics)})  # type: ignore[arg-type]
+                replies[i] = Message(content, reply_to=orders[i].message)
+        return [replies[i] for i in range(len(orders))]
+
+
+def _array_record(message: Message) -> tuple[str, ArrayRecord]:
+    """The first array record of a message, and its name."""
+    for name, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            return name, record
+    raise ValueError(f"the message holds no ArrayRecord, only {list(message.content)}")
+
+
+def _on_host(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies on the CPU; equal tensors share one."""
+    moved = {id(tensor): tensor.cpu() for tensor in tensors}
+    return [moved[id(tensor)] for tensor in tensors]
 
 
 def _round(message: Message) -> int:
     """Server version: Flower counts its rounds from 1."""
-    for record in message.content.config_records.values():
-        if "server-round" in record:
+    for record in message.content.values():
+        if isinstance(record, ConfigRecord) and "server-round" in record:
             return max(0, int(record["server-round"]) - 1)  # type: ignore[call-overload,arg-type]
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
 import random
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -34,6 +33,7 @@ CohortCall = Callable[[Sequence[Message], Sequence[int], Sequence[int]], list[Me
 class _Task:
     """A message on its way to a node and back."""
 
+    number: int  # of the message; breaks ties between arrivals
     message: Message
     client: int
     task: int
@@ -89,7 +89,6 @@ class VirtualGrid(Grid):
         self._numbers = itertools.count(1)
         self._tasks: dict[str, _Task] = {}
         self._given = [0] * num_nodes
-        self._heap: list[tuple[Ticks, int, str]] = []
         self._contexts = [
             Context(1, i + 1, {"partition-id": i, "num-partitions": num_nodes}, RecordDict(), dict(run_config or {}))
             for i in range(num_nodes)
@@ -155,19 +154,10 @@ class VirtualGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send, wait for all replies or ``timeout`` virtual seconds, and return what came, in order of arrival."""
         waiting = set(self.push_messages(messages))
-        end = None if timeout is None else self.now + self.clock.ticks(timeout)
-        replies: list[Message] = []
-        while waiting:
-            following = self._next_end(waiting)
-            if following is None or (end is not None and following > end):
-                break
-            self.now = max(self.now, following)
-            found = self._due(waiting)
-            replies += found
-            waiting -= {reply.metadata.reply_to_message_id for reply in found}
-        if end is not None and waiting:
-            self.now = max(self.now, end)
-        return replies
+        last = max((self._tasks[i].ends for i in waiting), default=self.now)
+        end = last if timeout is None else min(last, self.now + self.clock.ticks(timeout))
+        self.now = max(self.now, end)
+        return self._due(waiting)
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
@@ -178,17 +168,17 @@ class VirtualGrid(Grid):
         number = next(self._numbers)
         message_id = f"virtual-{number}"
         message.metadata.__dict__["_message_id"] = message_id
+        sent = _as_sent(message)
         task, ends = self._given[client], self.now
         lost: str | None = None
         if not message.metadata.message_type.startswith("query"):  # a question is no work
             self._given[client] += 1
-            size = content_bytes(message.content)
+            size = content_bytes(sent.content)
             ends, lost = self.clock.outcome(self.now, client, task, self.local_steps, self.batch_size, size, size)
         expires = self.now + self.clock.ticks(message.metadata.ttl)
         if ends > expires:
             ends, lost = expires, "the message expired"
-        self._tasks[message_id] = _Task(message, client, task, ends, lost)
-        heapq.heappush(self._heap, (ends, number, message_id))
+        self._tasks[message_id] = _Task(number, sent, client, task, ends, lost)
         self.counts["messages"] += 1
         return message_id
 
@@ -197,13 +187,9 @@ class VirtualGrid(Grid):
 
     def _due(self, wanted: set[str]) -> list[Message]:
         """Replies of wanted tasks that have ended, in order of arrival."""
-        due = [i for _, _, i in sorted(self._heap) if i in wanted and self._tasks[i].ends <= self.now]
-        if not due:
-            return []
+        ended = [(i, self._tasks[i]) for i in wanted if i in self._tasks and self._tasks[i].ends <= self.now]
+        due = [i for i, task in sorted(ended, key=lambda each: (each[1].ends, each[1].number))]
         self._compute([i for i in due if self._tasks[i].reply is None])
-        taken = set(due)
-        self._heap = [entry for entry in self._heap if entry[2] not in taken]
-        heapq.heapify(self._heap)
         return [reply for i in due if (reply := self._tasks.pop(i).reply) is not None]
 
     def _compute(self, ids: list[str]) -> None:
@@ -227,10 +213,9 @@ class VirtualGrid(Grid):
     def _call(self, task: _Task) -> Message:
         """Run the ClientApp as Flower does: an exception becomes an error reply."""
         message = task.message
-        given = Message(RecordDict(dict(message.content)), metadata=message.metadata)  # type: ignore[call-overload]
         with seeded(key(self.seed, "flower_client", task.client, task.task)):
             try:
-                return self.client_app(given, self._contexts[task.client])
+                return self.client_app(message, self._contexts[task.client])
             except Exception as error:
                 logger.exception("the ClientApp of node %d raised", task.client + 1)
                 self.counts["failed"] += 1
@@ -249,7 +234,14 @@ def _take_identity() -> None:
 
 def content_bytes(content: RecordDict) -> int:
     """Bytes of the arrays in a record."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    return sum(len(array.data) for record in records for array in record.values())
+
+
+def _as_sent(message: Message) -> Message:
+    """The message with records of its own: strategies send one content to many nodes, and change it for the next."""
+    content = RecordDict({name: record.copy() for name, record in message.content.items()})
+    return Message(content, metadata=message.metadata)  # type: ignore[call-overload,no-any-return]
 
 
 @contextmanager
@@ -257,7 +249,9 @@ def seeded(number: int) -> Iterator[None]:
     """torch's, NumPy's and Python's global generators seeded inside the block, and put back after it."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number & 0x7FFF_FFFF_FFFF_FFFF)
+        # torch.manual_seed formats the call stack for every kind of accelerator, and this runs once a task.
+        seed_torch = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+        seed_torch(number & 0x7FFF_FFFF_FFFF_FFFF)
         np.random.seed(number & 0xFFFF_FFFF)
         random.seed(number)
         try:

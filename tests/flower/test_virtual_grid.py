@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("flwr")
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import (
@@ -118,6 +118,15 @@ def test_drop_outs_are_error_replies_and_the_round_goes_on(tmp_path: Path) -> No
     assert grid.counts["lost"] + grid.counts["replies"] == 40
 
 
+def test_replies_come_in_order_of_arrival_until_the_timeout(tmp_path: Path) -> None:
+    grid = VirtualGrid(CLIENT, 4, devices(tmp_path, [3.0, 1.0, 9.0, 1.0]), seed=0)
+    arrays = ArrayRecord({"w": next(iter(ArrayRecord([np.zeros(4, np.float32)]).values()))})
+    replies = grid.send_and_receive(
+        [Message(RecordDict({"arrays": arrays}), node, "train") for node in (1, 2, 3, 4)], timeout=4.0
+    )
+    assert [reply.metadata.src_node_id for reply in replies] == [2, 4, 1] and grid.time_s == 4.0
+
+
 def test_waiting_and_time_to_live_are_virtual(tmp_path: Path) -> None:
     grid = VirtualGrid(CLIENT, 2, devices(tmp_path, [1.0, 100.0]), seed=0)
     content = {"arrays": ArrayRecord([np.zeros(4, np.float32)])}
@@ -141,40 +150,25 @@ def test_a_raising_client_is_an_error_reply() -> None:
     assert reply.has_error() and grid.counts["failed"] == 1
 
 
-def test_our_client_app_under_flowers_fedavg_equals_our_own_simulation(tmp_path: Path) -> None:
-    """Flower's FedAvg with our vectorised client work = fedopt's FedAvg: two independent servers, one answer."""
-    from virtual_deployment import scenario
+def test_what_was_sent_is_not_changed_afterwards() -> None:
+    """By the server, which uses its records again, or by another node."""
+    app, seen = ClientApp(), []
 
-    from fedopt.api import simulate
-    from fedopt.flower.client_app import client_app
-    from fedopt.flower.vectorized import FlowerMessages
-    from fedopt.yaml_writer import to_yaml
+    @app.train()
+    def look(message: Message, context: Context) -> Message:
+        config, arrays = message.content["config"], message.content["arrays"]
+        seen.append((config["round"], list(arrays)))
+        config["round"], arrays["mine"] = 9, next(iter(arrays.values()))
+        del message.content["config"]
+        return Message(RecordDict(), reply_to=message)
 
-    chosen = scenario(
-        client={"kind": "sgd", "lr": 0.1, "batch_size": 20, "epochs": 1},
-        aggregator={"kind": "fedavg", "weights": "num_examples"},
-    )
-    path = tmp_path / "packed.yaml"
-    path.write_text(to_yaml(chosen.resolved()))
-    theirs = simulate(chosen, tmp_path / "simulated").parameters()
-    ours = FlowerMessages(chosen)
-    for cohort_call in (ours.answer, FlowerMessages(chosen, in_process=True).answer, None):
-        grid = VirtualGrid(client_app(path), 3, cohort_call=cohort_call)
-        result = FedAvg(fraction_evaluate=0.0).start(grid=grid, initial_arrays=ours.arrays(), num_rounds=3)
-        for name, tensor in theirs.items():
-            np.testing.assert_allclose(result.arrays[name].numpy(), tensor.numpy(), atol=1e-6)
-
-
-def test_an_array_in_process_is_flowers_array_to_everybody_else() -> None:
-    from flwr.app import Array
-
-    from fedopt.flower.vectorized import InProcessArray
-
-    values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    lazy, plain = InProcessArray(values), Array(values)
-    assert (lazy.dtype, lazy.shape, lazy.stype, lazy.data) == (plain.dtype, plain.shape, plain.stype, plain.data)
-    lazy.numpy()[0] = 7.0  # a copy: strategies may work in place
-    assert np.array_equal(lazy.numpy(), values) and values[0, 0] == 0.0
+    grid = VirtualGrid(app, 2)
+    content = RecordDict({"config": ConfigRecord({"round": 1}), "arrays": ArrayRecord([np.zeros(2)])})
+    sent = grid.push_messages([Message(content, node, "train") for node in (1, 2)])
+    content["config"]["round"] = 2
+    content["arrays"]["more"] = next(iter(content["arrays"].values()))
+    assert not any(reply.has_error() for reply in grid.pull_messages(sent))
+    assert seen == [(1, ["0"]), (1, ["0"])]
 
 
 def test_a_flower_app_runs_from_its_folder(tmp_path: Path) -> None:
