@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedopt.flower import own_modules
 from fedopt.flower.rules import clients_of, fedopt_version
 from fedopt.scenario import Scenario, load
 
@@ -27,6 +28,7 @@ def client_app(scenario: Path) -> ClientApp:
     Args:
         scenario: file packed with the app.
     """
+    own_modules.use()
     app = ClientApp()
     # Tells the virtual grid what it may vectorise.
     app.fedopt_scenario = scenario  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fedopt.flower import warm, watchdog
+from fedopt.flower import own_modules, warm, watchdog
 
 LOOPBACK = "127.0.0.1"
 START_S = 240.0
@@ -157,7 +157,7 @@ class LocalFederation:
         self.home = Path(tempfile.mkdtemp(prefix="fedopt-flower-"))
         self.port, *self.node_ports = free_ports(nodes + 1)
         self.warm_start = warm_start and hasattr(os, "fork")
-        env = environment(self.home)
+        env = {**environment(self.home), own_modules.FOLDERS: own_modules.folders()}
         if self.warm_start:
             env["PATH"] = str(self.home / "warm") + os.pathsep + env["PATH"]
         self.processes = Processes(logs, env)
@@ -174,7 +174,7 @@ class LocalFederation:
             if self.warm_start:
                 address = self.home / "warm.socket"
                 warm.write_programs(self.home / "warm", address, _program)
-                self.processes.start("warm", [sys.executable, "-m", warm.__name__, str(address)])
+                self.processes.start("warm", [sys.executable, "-P", "-m", warm.__name__, str(address)])
             self.start_superlink()
             for node in range(self.nodes):
                 self.start_node(node)

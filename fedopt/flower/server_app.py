@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedopt.data.base import ClientIndex, FederatedData
+from fedopt.flower import own_modules
 from fedopt.flower.driver import GridDriver
 from fedopt.flower.federation import Federation
 from fedopt.flower.grid_state import Pace
@@ -30,6 +31,7 @@ def server_app(scenario: Path) -> ServerApp:
     Args:
         scenario: file packed with the app.
     """
+    own_modules.use()
     app = ServerApp()
 
     @app.main()

@@ -78,6 +78,7 @@ def deploy_real(
     nodes: int = 2,
     fault: str | None = None,
     during: Callable[[LocalFederation, Path], None] | None = None,
+    warm_start: bool = True,
     **config: Any,
 ) -> Run:
     """Deploy on real processes.
@@ -88,6 +89,7 @@ def deploy_real(
         nodes: SuperNodes.
         fault: name of a fault of ``faults.faulty`` for client 0, or ``duplicates``.
         during: called in a thread with the federation and the run directory, to break something.
+        warm_start: of the federation.
         config: run configuration, over patient defaults.
     """
     app, directory = export_app(chosen, folder / "app"), folder / "run"
@@ -97,7 +99,7 @@ def deploy_real(
         side, text = ("server", _TWICE) if fault == "duplicates" else ("client", _FAULTY)
         (app / package / f"{side}.py").write_text(text.format(package=package, kind=fault))
     directory.mkdir(parents=True, exist_ok=True)
-    with LocalFederation(nodes, directory / "logs") as federation:
+    with LocalFederation(nodes, directory / "logs", warm_start=warm_start) as federation:
         federation.submit(app, {"out": str(directory), **PATIENT, **config})
         if during is not None:
             threading.Thread(target=during, args=(federation, directory), daemon=True).start()

@@ -76,3 +76,44 @@ def test_dp_sgd_on_the_client_costs_what_its_simulation_says(tmp_path: Path) -> 
     assert first.summary["epsilon"] == pytest.approx(simulated.summary["epsilon"])
     models = [np.concatenate([t.numpy().ravel() for t in run.parameters().values()]) for run in (first, second)]
     assert np.abs(models[0] - models[1]).max() > 1e-3  # noise of the nodes' operating system, never of the seed
+
+
+HALF = """
+from fedopt.aggregators.base import Method, Step, broadcast, weighted_mean
+from fedopt.aggregators.fedavg import State
+from fedopt.types import Exchange
+
+
+class Half(Method):
+    def init(self, params, public):
+        return State(params)
+
+    def plan(self, state, public):
+        return Exchange()
+
+    def payload(self, state, client, last_version):
+        return broadcast(state.params)
+
+    def admit(self, state, meta, public):
+        return 1.0
+
+    def reduce(self, state, batch, public):
+        return {"update": weighted_mean(batch, "update", state.params, public)}
+
+    def step(self, state, released, public):
+        return Step(State(state.params + 0.5 * released["update"]))
+"""
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_nodes_find_a_users_own_component(warm_start: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever this process found it; what lies in the current directory hides nothing that is installed."""
+    for name, text in (("modules/half.py", HALF), ("here/random.py", "raise ImportError('not this one')\n")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.chdir(tmp_path / "here")
+    chosen = short(aggregator={"kind": "half:Half"})
+    run = deploy_real(chosen, tmp_path, warm_start=warm_start)
+    assert set(run.updates.status) == {"admitted"} and len(run.updates) == 4
+    assert run.summary["model_sha256"] == simulate(chosen, tmp_path / "simulated").summary["model_sha256"]
