@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedopt.clients._black_box import BlackBoxWork, check_reply, groups, in_unit_cube, is_check, measuring_type
+from fedopt.clients._black_box import (
+    BlackBoxWork,
+    check_reply,
+    groups,
+    in_unit_cube,
+    is_check,
+    measuring_type,
+    refuse_without_slopes,
+)
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.rng import key
 from fedopt.types import Message, ParamSpec
@@ -74,13 +82,14 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         """Work of every client; parts ``update`` (scaffold2: and ``control``), ``correction`` or ``values``.
 
         Raises:
-            ValueError: a SCAFFOLD without its aggregator.
+            ValueError: a SCAFFOLD without its aggregator, or scheme jvp on a problem of values only.
         """
         import torch
 
         message = cohort.messages[0]
         if is_check(message):
             return check_reply(cohort, engine, self)
+        refuse_without_slopes(self.scheme, engine)
         if message.config.get("ask") == "correction":
             return self._control_only(cohort, engine)
         self._refuse_other_aggregators(message)

@@ -197,7 +197,10 @@ def orthonormal(
         ValueError: more directions than dimensions.
     """
     if count > dimension:
-        raise ValueError(f"at most {dimension} directions are orthogonal in dimension {dimension}, asked for {count}")
+        raise ValueError(
+            f"at most {dimension} directions are orthogonal in dimension {dimension}, asked for {count}; lower count, "
+            "or take directions of another kind"
+        )
     gaussian = batch("gaussian", dimension, keys, count, first_index, dtype=torch.float64)
     frame, triangle = torch.linalg.qr(gaussian.mT)
     signs = triangle.diagonal(dim1=-2, dim2=-1).sign()
@@ -218,7 +221,7 @@ def distinct_coordinates(
         ValueError: more directions than dimensions.
     """
     if count > dimension:
-        raise ValueError(f"there are {dimension} coordinates, asked for {count} different ones")
+        raise ValueError(f"there are {dimension} coordinates, asked for {count} different ones; lower count")
     made = torch.zeros(len(keys), count, dimension, device=device, dtype=dtype)
     for row, key in enumerate(keys):
         stream = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 1, first_index]))

@@ -6,9 +6,9 @@ differ, because results depend on them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedopt.components import Section
 
@@ -54,7 +54,7 @@ class FzoosSettings(Section):
     kernel: Literal["squared_exponential", "matern52"] = Field(
         "squared_exponential", description="kernel of the local surrogate"
     )
-    lengthscales: tuple[float, ...] = Field(
+    lengthscales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
         strict=False,
         min_length=1,
@@ -140,6 +140,15 @@ class FiniteDifferenceSettings(Section):
     radius: float = Field(0.01, gt=0, description="lambda, smoothing radius in units of the optimised variable")
     proximal: float = Field(1.0, ge=0, description="fedprox: weight of the pull towards the round's start")
     project: bool = Field(True, description="keep iterates in [0, 1]; the reference clips only inside f")
+
+    @model_validator(mode="after")
+    def _directions_fit_the_scheme(self) -> FiniteDifferenceSettings:
+        if self.scheme == "one_point" and self.directions in ("coordinate", "distinct_coordinates"):
+            raise ValueError(
+                f"scheme one_point needs directions of mean zero, which {self.directions} are not: f / radius would "
+                "stay in the estimate; use scheme: central, or directions: rademacher"
+            )
+        return self
 
     @classmethod
     def reference(cls, method: Literal["fedzo", "fedprox", "scaffold1", "scaffold2"]) -> FiniteDifferenceSettings:

@@ -230,8 +230,10 @@ def test_steps_estimate_the_gradient_whatever_the_length_of_directions(direction
 
 def test_what_has_no_slope_has_no_forward_gradient():
     data = {"kind": "model_metric", "train_steps": 5, "hidden": [2]}
-    with pytest.raises(ValueError, match="gives values only; use scheme: central"):
-        Quick({**SPSA, "scheme": "jvp"}, COMFL, steps=1, data=data)
+    differences = {**DIFFERENCES, "scheme": "jvp", "directions": "rademacher"}
+    for client, aggregator in (({**SPSA, "scheme": "jvp"}, COMFL), (differences, {"kind": "fedavg"})):
+        with pytest.raises(ValueError, match="gives values only; use scheme: central"):
+            Quick(client, aggregator, steps=1, data=data)
 
 
 def test_the_bound_minimiser_does_not_depend_on_the_batch_of_clients():

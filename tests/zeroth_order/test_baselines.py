@@ -100,6 +100,26 @@ def test_reference_estimate_is_d_times_smaller_which_only_adam_forgives():
     assert (reference.directions, reference.project) == ("orthogonal_unscaled", False)
 
 
+@pytest.mark.parametrize("kind", ["coordinate", "distinct_coordinates"])
+def test_one_point_refuses_directions_whose_mean_is_not_zero(kind):
+    """Their estimate would be f(x) / radius in every coordinate, whatever the slope."""
+    with pytest.raises(ValueError, match=f"directions of mean zero, which {kind} are not.*use scheme: central"):
+        settings(scheme="one_point", directions=kind)
+    settings(scheme="central", directions=kind)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher", "sphere", "orthogonal"])
+def test_one_point_finds_the_slope_of_a_raised_function(kind):
+    """Ten above a line: the mean of many estimates is the slope of the line, not the height."""
+    slope = torch.tensor([3.0, -1.0, 0.5, 2.0, -2.0, 1.0], dtype=torch.float64)
+    keys = baselines.round_keys(3, range(4000), 1)
+    chosen = settings(scheme="one_point", directions=kind, count=4, radius=1.0)
+    made = baselines.estimate_at(torch.zeros(4000, D).double(), lambda x: 10 + x @ slope, chosen, keys).gradient
+    error = made.std(0) / 4000**0.5
+    assert float(((made.mean(0) - slope) / error).abs().max()) < 4.5
+    assert float(((1.5 * made.mean(0) - slope) / error).abs().max()) > 4.5
+
+
 def test_projection():
     far = settings(optimizer=LocalOptimizer(rule="sgd", learning_rate=5.0))
     inside = baselines.local_phase(START, objective, far, KEYS).points

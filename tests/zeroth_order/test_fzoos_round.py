@@ -234,6 +234,11 @@ def test_reference_and_paper_differ_from_the_default():
     assert paper.queries_per_round() == 1 + 10 + 50 + 1
 
 
+def test_a_length_scale_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"lengthscales\.1\s+Input should be greater than 0"):
+        settings(lengthscales=(1.0, 0.0))
+
+
 def test_same_seed_same_bits():
     one, *_ = play(settings(), 2)
     two, *_ = play(settings(), 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -29,6 +31,21 @@ def test_common_scalars_are_directional_derivatives(scheme):
     made = spsa.common_scalars(THETA, stream, 1e-5, losses, 4, 2, scheme).double()
     expected = (THETA - TARGETS) @ stream.matrix(4, 2, dtype=torch.float64).T
     torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_many_directions_are_evaluated_in_pieces_of_bounded_size(monkeypatch):
+    """Never a matrix of all directions: 40 of them in calls of at most 6 perturbed models, with the same scalars."""
+    stream, sizes = Directions("rademacher", D, spsa.direction_key(SEED, 0)), []
+
+    def watched(points):
+        sizes.append(points.numel())
+        return losses(points)
+
+    whole = {s: spsa.common_scalars(THETA, stream, RADIUS, losses, 40, 0, s) for s in ("central", "forward")}
+    monkeypatch.setattr(spsa, "_AT_ONCE", 6 * D)
+    for scheme, wanted in whole.items():
+        assert torch.equal(spsa.common_scalars(THETA, stream, RADIUS, watched, 40, 0, scheme), wanted)
+    assert max(sizes) == 6 * D and len(sizes) == 14 + 1 + 14
 
 
 def test_own_scalars_use_own_directions():
@@ -180,6 +197,17 @@ def test_one_byzantine_client_moves_the_mean_but_not_a_clear_vote():
         assert spsa.feedsign_vote(scalars) == 1.0
         (mean,) = spsa.mean_record(0, 1, scalars[:, None], 1.0).scalars
         assert abs(mean) > 1e5
+
+
+def test_one_byzantine_client_changes_a_vote_only_where_the_others_are_within_one():
+    """All votes of up to six honest clients."""
+    changed = []
+    for honest in (v for n in range(1, 7) for v in itertools.product((-1.0, 1.0), repeat=n)):
+        alone, margin = spsa.feedsign_vote(torch.tensor(honest)), abs(sum(honest))
+        votes = {spsa.feedsign_vote(torch.tensor([*honest, attack])) for attack in (-1e9, 0.0, 1e9)}
+        assert votes == {alone} or margin <= 1
+        changed += [margin] * (votes != {alone})
+    assert set(changed) == {0.0, 1.0}
 
 
 def test_keys_do_not_collide_over_steps_and_workers():
