@@ -82,7 +82,7 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         """Work of every client; parts ``update`` (scaffold2: and ``control``), ``correction`` or ``values``.
 
         Raises:
-            ValueError: a SCAFFOLD without its aggregator, or scheme jvp on a problem of values only.
+            ValueError: a method without its aggregator, or scheme jvp on a problem of values only.
         """
         import torch
 
@@ -169,6 +169,10 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
     def _refuse_other_aggregators(self, message: Message) -> None:
         if self.method == "scaffold2" and "control" not in message.parts:
             raise ValueError("method scaffold2 needs the mean control; use aggregator: {kind: scaffold}")
+        if self.method in ("fedzo", "fedprox") and "ask" in message.config:
+            raise ValueError(
+                f"method {self.method} makes no correction; use aggregator: {{kind: fedavg}}, or method: scaffold1"
+            )
         if self.method == "scaffold1" and message.config.get("ask") not in ("points", "correction"):
             raise ValueError(
                 "method scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction, exchanges: 2}"

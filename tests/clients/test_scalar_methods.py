@@ -281,6 +281,23 @@ def test_fedkseed_is_the_average_of_local_models():
     assert (row["uplink_bytes"], row["downlink_bytes"]) == (min(4 * 5, 8 * 6), 4 * 5 + 8)
 
 
+def test_fedkseed_pro_sends_pairs_and_hears_probabilities():
+    """Pro needs to know which scalar belongs to which direction, so 8 bytes per step even where K floats are fewer."""
+    run = Quick({"kind": "fedkseed", "steps": 5, "radius": 0.01}, {"kind": "fedkseed", "candidates": 8,
+                "step_size": 0.003, "pro": True}, steps=2)  # fmt: skip
+    assert {row["uplink_bytes"] for row in run.updates} == {8 * 5}
+    assert [row["downlink_bytes"] for row in run.updates] == [2 * 4 * 8 + 8] * N + [2 * 4 * 8] * N
+    assert float(run.state.counts.sum()) == 8 + 2 * N * 5
+
+
+def test_fedkseed_pro_counts_no_scalar_as_more_than_a_thousand():
+    steep = {"kind": "quadratics", "clients": 3, "dimension": 4, "curvatures": [1e7] * 3}
+    run = Quick({"kind": "fedkseed", "steps": 5}, {"kind": "fedkseed", "candidates": 8, "step_size": 1e-12,
+                "pro": True}, steps=1, data=steep)  # fmt: skip
+    assert float(run.state.accumulated.abs().max()) > 1000
+    assert float(run.state.totals.sum()) == pytest.approx(1000 * 15, rel=0.1)
+
+
 def test_feedsign_does_not_depend_on_the_scale_of_losses():
     """Halving the curvature of every function leaves all votes, and so the model, as they were."""
     made = []

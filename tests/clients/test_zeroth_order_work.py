@@ -22,6 +22,8 @@ from zeroth_order_runs import (
     scenario,
 )
 
+from fedopt.clients.finite_difference import FiniteDifference
+from fedopt.zeroth_order import fzoos_round
 from fedopt.zeroth_order import message_costs as costs
 
 
@@ -70,6 +72,23 @@ def test_fzoos_with_partial_participation_and_losses():
         FZOOS, TWO, steps=6, sampling={"kind": "fixed", "cohort_size": 2}, devices={"dropout": 0.3}
     )  # fmt: skip
     assert len(run.rounds) == 6 and torch.isfinite(run.params).all()
+
+
+@pytest.mark.parametrize("client", [FZOOS, {**DIFFERENCES, "method": "scaffold1"}], ids=["fzoos", "scaffold1"])
+def test_a_client_without_a_correction_of_its_own_is_not_corrected(client, monkeypatch: pytest.MonkeyPatch):
+    """One client per round. Of fifty, the second round's is new; of two, one returns before long and is corrected."""
+
+    def runs(clients: int, steps: int) -> Quick:
+        data, sampling = {**QUADRATICS, "clients": clients}, {"kind": "fixed", "cohort_size": 1}
+        return Quick(client, TWO, steps=steps, data=data, sampling=sampling)
+
+    new, returning = runs(50, 3), runs(2, 12)
+    asked = [row["client_id"] for row in new.updates]
+    assert asked[0] == asked[1] != asked[2] and float(new.state.correction.norm()) > 0
+    monkeypatch.setattr(FiniteDifference, "_correction", lambda *_: None)
+    monkeypatch.setattr(fzoos_round, "correction_length", lambda *_: torch.zeros(1))
+    assert torch.equal(new.params, runs(50, 3).params)
+    assert not torch.equal(returning.params, runs(2, 12).params)
 
 
 @pytest.mark.parametrize("rule", ["oracle", "bound_minimiser"])
@@ -172,6 +191,9 @@ def test_wrong_pairs_say_what_to_use():
         Quick({**DIFFERENCES, "method": "scaffold1"}, {"kind": "fedavg"})
     with pytest.raises(ValueError, match=r"aggregator: \{kind: scaffold\}"):
         Quick({**DIFFERENCES, "method": "scaffold2"}, {"kind": "fedavg"})
+    for method in ("fedzo", "fedprox"):
+        with pytest.raises(ValueError, match=rf"method {method} makes no correction.*aggregator: \{{kind: fedavg\}}"):
+            Quick({**DIFFERENCES, "method": method}, TWO)
     with pytest.raises(ValueError, match="spsa sends scalars, but aggregator fedavg takes update"):
         Quick(SPSA, {"kind": "fedavg"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -60,6 +62,20 @@ def test_one_sgd_step_is_the_averaged_gradient():
     made = baselines.estimate_at(START, objective, settings(), KEYS)
     torch.testing.assert_close(phase.points.mean(0), START[0] - 0.05 * made.gradient.mean(0))
     torch.testing.assert_close(phase.mean_estimate, made.gradient)
+
+
+def test_every_local_step_has_directions_of_its_own_and_the_control_is_their_mean():
+    """The loop by hand: SCAFFOLD-II's next c_i is the mean of the T uncorrected estimates."""
+    correction = torch.linspace(-1, 1, D, dtype=torch.float64).expand(CLIENTS, -1)
+    phase = baselines.local_phase(START, objective, settings(method="scaffold2"), KEYS, correction)
+    points, made = START, []
+    for turn in range(4):
+        made.append(baselines.estimate_at(points, objective, settings(), KEYS, turn))
+        points = (points - 0.05 * (made[-1].gradient + correction)).clamp(0, 1)
+    torch.testing.assert_close(phase.points, points)
+    torch.testing.assert_close(phase.mean_estimate, torch.stack([m.gradient for m in made]).mean(0))
+    again = [baselines.estimate_at(START, objective, settings(), KEYS, turn).gradient for turn in range(3)]
+    assert all(not torch.allclose(a, b) for a, b in itertools.combinations(again, 2))
 
 
 def test_the_proximal_term_pulls_back():

@@ -114,6 +114,21 @@ def test_first_round_has_no_correction_and_gammas_follow_the_rule():
     assert [float(g[0]) for g in phases[1].gammas] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
+def test_a_corrected_step_goes_along_the_gradient_of_the_mean():
+    """One SGD step: gamma = 1 turns every client's own gradient into that of F, gamma = 0 leaves it as it is."""
+    _, _, _, log, _, (maps, weights, own) = play(settings(features=4000), 1)
+    keys, start = fzoos.round_keys(SEED, range(CLIENTS), 2), START.expand(CLIENTS, -1)
+    wanted, alone = 2 * (START - CENTRES.mean(0)), 2 * (START - CENTRES)
+    for gamma, target, other in ((1.0, wanted.expand(CLIENTS, -1), alone), (0.0, alone, wanted)):
+        chosen = settings(local_steps=1, features=4000, project=False, gamma=GammaRule(rule="constant", value=gamma),
+                          optimizer=LocalOptimizer(rule="sgd", learning_rate=1e-3))  # fmt: skip
+        forked = log.rows(torch.arange(CLIENTS))
+        phase = fzoos.local_phase(forked, start, maps, weights, own, objective, chosen, keys, 2)
+        made = (start - phase.points) / 1e-3
+        assert float(((made - target).norm(dim=1) / target.norm(dim=1)).max()) < 0.15
+        assert float(((made - other).norm(dim=1) / target.norm(dim=1)).min()) > 0.3
+
+
 def test_one_client_has_no_correction_whatever_gamma():
     def single(points):
         return objective(points)
