@@ -28,6 +28,7 @@ from fedopt.progress import Progress
 from fedopt.scenario import Scenario
 
 COMPLETED = "finished:completed"
+GO_ON = "go on with --resume once this is mended"
 
 
 def deploy_local(
@@ -95,15 +96,15 @@ def follow(federation: LocalFederation, directory: Path, scenario: Scenario, qui
     with Progress(scenario.run.server_steps, quiet=quiet, clock="time") as progress:
         shown, submitted = 0, processes.running["flwr-run"]
         while submitted.poll() is None:
-            processes.require("superlink")
+            try:
+                processes.require("superlink")
+            except FlowerProcessError as error:
+                raise FlowerProcessError(f"{error}\n{GO_ON}") from error
             shown = _show(directory, shown, progress)
             time.sleep(0.5)
         _show(directory, shown, progress)
     if not finished(directory):
-        raise FlowerProcessError(
-            f"the run ended before it was finished; {processes.tail('flwr-run', 30)}\n"
-            "go on with --resume once this is mended"
-        )
+        raise FlowerProcessError(f"the run ended before it was finished; {processes.tail('flwr-run', 30)}\n{GO_ON}")
 
 
 def finished(directory: Path) -> bool:
@@ -165,8 +166,15 @@ def deploy_remote(
         app = export_app(scenario, Path(folder) / "app")
         env = environment(home)
         code, run = _relayed(run_command(app, "fedopt", run_config or {}), env)
-        if code or run is None:
+        if run is None:
             return code or 1
+        if code:
+            print(
+                f"run {run} can no longer be followed; a run ends with its SuperLink, and goes on, once that is back, "
+                "with this command, --out (its directory on the SuperLink's machine) and --resume",
+                file=sys.stderr,
+            )
+            return code
         status = run_status(run, "fedopt", env)
         if status != COMPLETED:
             print(f"run {run} ended as {status}; its log above says why", file=sys.stderr)

@@ -19,6 +19,7 @@ from fedopt.flower.driver import GridDriver
 from fedopt.flower.federation import Federation
 from fedopt.flower.grid_state import Pace
 from fedopt.flower.rules import DeploymentRefused, clients_of, refusals, warnings_of, withheld
+from fedopt.flower.sole_writer import sole_writer
 from fedopt.flower.trace import TraceWriter
 from fedopt.scenario import Scenario, load
 
@@ -61,18 +62,32 @@ def run_deployment(
         DeploymentRefused: the scenario cannot be deployed.
         TimeoutError: too few nodes.
     """
-    from fedopt.privacy.system_noise import SystemNoise
-    from fedopt.simulation.session import Session
-
     problems = refusals(scenario)
     if problems:
         raise DeploymentRefused("; ".join(problems))
     directory = _directory(scenario, config)
-    resume = bool(config.get("resume", False))
     notes: list[str] = []
     federation = Federation(grid, clients_of(scenario), scenario.content_hash(), notes.append, clock, sleep)
     federation.wait(float(config.get("wait-s", 120.0)), int(config.get("fewest-nodes", 1)))
     directory.mkdir(parents=True, exist_ok=True)
+    with sole_writer(directory):
+        return _run(scenario, directory, federation, notes, config, clock, sleep)
+
+
+def _run(
+    scenario: Scenario,
+    directory: Path,
+    federation: Federation,
+    notes: list[str],
+    config: Mapping[str, Any],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> dict[str, Any]:
+    """The run itself, over the nodes that are there."""
+    from fedopt.privacy.system_noise import SystemNoise
+    from fedopt.simulation.session import Session
+
+    resume = bool(config.get("resume", False))
     trace = TraceWriter(directory, resume)
     pace = Pace(
         float(config.get("reply-s", 3600.0)), float(config.get("poll-s", 0.5)), float(config.get("idle-s", 300.0))
@@ -83,7 +98,7 @@ def run_deployment(
         if scenario.privacy is not None:
             # Who knows the seed knows who was drawn: amplification by sampling needs a secret one.
             parts.server.seed = secrets.randbits(62)
-        return GridDriver(parts, hooks, grid, federation, pace, clock, sleep, trace.add)
+        return GridDriver(parts, hooks, federation.grid, federation, pace, clock, sleep, trace.add)
 
     session = Session(
         scenario,

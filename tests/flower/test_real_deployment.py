@@ -15,11 +15,14 @@ import pytest
 pytest.importorskip("flwr")
 
 from faults import KINDS
-from real import deploy_real, short, wait_for_step
+from real import PATIENT, deploy_real, short, wait_for_step
 
-from fedopt.api import simulate
+from fedopt.api import Run, simulate
 from fedopt.flower import watchdog
+from fedopt.flower.deploy import follow
+from fedopt.flower.export import export_app
 from fedopt.flower.processes import FlowerProcessError, LocalFederation
+from fedopt.runlog.reader import read_running_rounds
 
 PRIVATE = {
     "unit": "client",
@@ -99,6 +102,37 @@ def test_a_lost_superlink_ends_with_a_message_and_the_run_resumes(tmp_path: Path
     admitted = run.updates.query("status == 'admitted'").client_id.value_counts()
     assert private["charged"] == [[{"event": {"kind": "gaussian", "noise_multiplier": 1.0}, "count": admitted.max()}]]
     assert run.summary["epsilon"] >= shown[-1][1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_superlink_restarted_in_place_ends_the_run_which_goes_on_when_resumed(
+    sent: signal.Signals, tmp_path: Path
+) -> None:
+    """Flower ends a run with its SuperLink. The restarted one knows its nodes, and they find it again by themselves."""
+    chosen = short(steps=4, privacy={**PRIVATE, "max_participations": 10})
+    app, directory = export_app(chosen, tmp_path / "app"), tmp_path / "run"
+    config = {"out": str(directory), **PATIENT}
+    with LocalFederation(2, directory / "logs", keep_database=tmp_path / "link.db") as federation:
+        federation.submit(app, config)
+        wait_for_step(directory, 1)
+        federation.processes.kill("superlink", sent)
+        federation.start_superlink()
+        with pytest.raises(FlowerProcessError, match=r"the run ended before it was finished(.|\n)*go on with --resume"):
+            follow(federation, directory, chosen, quiet=True)
+        shown = [(row["step"], row["epsilon"]) for row in read_running_rounds(directory)]
+        federation.submit(app, {**config, "resume": True})
+        follow(federation, directory, chosen, quiet=True)
+        for node in range(2):
+            federation.processes.require(f"supernode-{node}")
+    run = Run(directory)
+    assert run.summary["status"] == "finished" and run.summary["steps"] == 4
+    assert list(run.rounds[["step", "epsilon"]].itertuples(index=False, name=None))[: len(shown)] == shown
+    status = run.updates.status.value_counts()
+    assert status.get("lost", 0) <= 2 and status["admitted"] + status.get("lost", 0) == 8
+    private = json.loads((directory / "privacy.json").read_text())
+    admitted = run.updates.query("status == 'admitted'").client_id.value_counts()
+    assert private["charged"] == [[{"event": {"kind": "gaussian", "noise_multiplier": 1.0}, "count": admitted.max()}]]
 
 
 @pytest.mark.slow
