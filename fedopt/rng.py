@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+_SEED_BITS = 0x7FFF_FFFF_FFFF_FFFF  # of a seed that torch takes
+
 
 def key(seed: int, purpose: str, *ids: int) -> int:
     """128-bit key of a stream, by hashing its name: distinct names give independent streams.
@@ -44,18 +46,32 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
 def torch_generator(device: str | torch.device, seed: int, purpose: str, *ids: int) -> torch.Generator:
     """Torch generator of a named stream on a device. CPU and CUDA streams of one name differ.
 
-    On a CPU torch keeps 32 bits of a seed: among k streams about k^2 / 2^33 pairs are the same, so with 77,000 streams
-    (clients times tasks) a repeated one is more likely than not. Simulated noise bears that; deployed noise does not
-    come from here.
+    On a CPU torch keeps 32 bits of a seed, so that of 77,000 streams (clients times tasks) two would most likely be the
+    same. There its Mersenne twister starts from a whole state, made by SHAKE-128 from all 128 bits of the key.
 
     The ``meta`` device has no numbers and no generator; it takes the CPU's.
     """
     import torch
 
-    place = torch.device(device)
+    place, name = torch.device(device), key(seed, purpose, *ids)
     made = torch.Generator(device="cpu" if place.type == "meta" else place)
-    made.manual_seed(key(seed, purpose, *ids) & 0x7FFF_FFFF_FFFF_FFFF)
+    if made.device.type == "cpu":
+        made.set_state(torch.from_numpy(_twister_state(name)))
+    else:
+        made.manual_seed(name & _SEED_BITS)
     return made
+
+
+def _twister_state(name: int) -> np.ndarray:
+    """State of torch's generator on a CPU as it stores it ``[5056]`` uint8, with words from a 128-bit key.
+
+    In 64-bit words: the seed; how many numbers are left (1: make new ones first) beside whether there is a seed; the
+    next place; the twister's 624 words of 32 bits; what was left over of the last normals (nothing).
+    """
+    state = np.zeros(632, np.uint64)
+    state[0], state[1] = name & _SEED_BITS, 1 | 1 << 32
+    state[3:627] = np.frombuffer(hashlib.shake_128(name.to_bytes(16, "little")).digest(4 * 624), "<u4")
+    return state.view(np.uint8)
 
 
 class TorchDraws:

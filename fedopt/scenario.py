@@ -72,7 +72,7 @@ class Privacy(Section):
     mechanism: Annotated[Mechanism, KindOf("fedopt.privacy.mechanisms")] = Field(description="how it is protected")
     accountant: Literal["pld", "rdp"] = Field("pld", description="one accountant for noise, stop and report")
     target_epsilon: float | None = Field(
-        None, gt=0, description="epsilon after the last step; the noise multiplier is calibrated to it"
+        None, gt=0, description="epsilon after the last step, never exceeded; the noise multiplier is calibrated to it"
     )
     max_epsilon: float | None = Field(None, gt=0, description="stop before a release that would exceed this epsilon")
     delta: float = Field(1e-5, gt=0, lt=1, description="delta of (epsilon, delta)")

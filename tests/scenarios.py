@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
+
+from fedopt.problems import ConfigurationError
 from fedopt.scenario import Scenario, from_mapping
 
 SMALL: dict[str, Any] = {
@@ -40,6 +43,21 @@ def mapping(**changes: Any) -> dict[str, Any]:
 def small(**changes: Any) -> Scenario:
     """The small scenario, checked."""
     return from_mapping(mapping(**changes))
+
+
+GAUSSIAN: dict[str, Any] = {"kind": "gaussian", "noise_multiplier": 1.0}
+
+
+def private(changes: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+    """The small scenario under client-level Gaussian noise, with keys of the privacy section and the top replaced."""
+    return mapping(privacy={"mechanism": GAUSSIAN, **(changes or {})}, **top)
+
+
+def refusal(body: dict[str, Any]) -> str:
+    """What a scenario is refused with."""
+    with pytest.raises(ConfigurationError) as caught:
+        from_mapping(body)
+    return str(caught.value)
 
 
 def batch_normalised(task: Any) -> Any:

@@ -61,9 +61,9 @@ class Probe:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """What the next release is charged, before amplification."""
+        """What a release is charged at most, before amplification."""
         server = self.parts.server
-        return tuple(self.mechanism.next_events(server.state.mechanism, server.public))
+        return tuple(self.mechanism.reply_events(server.state.mechanism, server.public))
 
     @cached_property
     def target(self) -> int:

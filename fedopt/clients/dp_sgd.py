@@ -81,10 +81,19 @@ class DpSgd(ClientWork):
         return (self.epochs or 1) * math.ceil(num_examples / self.batch_size)
 
     def planned_steps(self, num_examples: int, message: Message) -> int:
-        """Steps, or epochs times ``ceil(n_i / batch_size)``."""
-        if "local_steps" in message.config:
-            return int(message.config["local_steps"])
-        return self.local_steps(num_examples)
+        """Steps, or epochs times ``ceil(n_i / batch_size)``.
+
+        Raises:
+            ValueError: the aggregator asks for another number, which the noise was not calibrated for.
+        """
+        planned = self.local_steps(num_examples)
+        asked = int(message.config.get("local_steps", planned))
+        if asked != planned:
+            raise ValueError(
+                f"the aggregator asks for {asked} local steps, but every step of dp_sgd is paid for and {planned} were "
+                "planned; use an aggregator that leaves them to the client, such as fedavg or fedbuff"
+            )
+        return planned
 
     def batch_size_of(self, num_examples: int) -> int:
         """The expected batch."""

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from fedopt.components import Settings
 
 Seconds = float | Fraction
+PrivateFact = Literal["num_examples", "labels"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class ComputeModel(Settings):
         """Times are exact multiples of 1/denominator seconds; 1 when durations are continuous."""
         return 1
 
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """Facts of clients' data that decide besides the work asked for; under privacy they must be public."""
+        return ()
+
     @abstractmethod
     def bind(self, fleet: Fleet) -> ComputeTimes:
         """Durations for one fleet."""
@@ -87,6 +92,10 @@ class Presence(Protocol):
 
 class AvailabilityModel(Settings):
     """Base of availability models (``devices.availability``)."""
+
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """Facts of clients' data that decide who is there; under privacy they must be public."""
+        return ()
 
     @abstractmethod
     def bind(self, fleet: Fleet) -> Presence:

@@ -241,4 +241,4 @@ def _own_profile(
         event = mechanism.step_event(client, public, scenario)  # type: ignore[attr-defined]
         return ((event, sum(paid.values())),)
     state = mechanism.init(public.dimension or 1, public)
-    return tuple((event, len(paid)) for event in mechanism.next_events(state, public))
+    return tuple((event, len(paid)) for event in mechanism.reply_events(state, public))

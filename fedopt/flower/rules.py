@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedopt import schemas
+from fedopt.privacy.public_schedule import remedy, rounds_are_timed, sizes_are_private, work_depends_on_examples
 from fedopt.scenario import Scenario
 
 
@@ -24,6 +25,11 @@ def refusals(scenario: Scenario) -> list[str]:
             f"mechanism {privacy.mechanism.kind()} moves its clipping norm while replies of a stream are under way, so "
             "a reply may exceed the bound that counts at its release; use aggregator: fedavg, or mechanism: gaussian"
         )
+    if _real_durations_are_private(scenario):
+        found.append(
+            "real durations follow a client's work, which depends on its private number of examples, and decide which "
+            f"release its reply is in; {remedy(scenario)}"
+        )
     if getattr(scenario.aggregator, "weights", None) == "unbiased" and _needs_durations(scenario):
         found.append(
             f"weights: unbiased of {scenario.aggregator.kind()} come from the device model's times, which say nothing "
@@ -39,6 +45,13 @@ def refusals(scenario: Scenario) -> list[str]:
             "run.target_metric looks at the test set after every step, which is not paid for; use server_steps"
         )
     return found
+
+
+def _real_durations_are_private(scenario: Scenario) -> bool:
+    """Whether arrival times decide and say how much data a client has, whatever the scenario's device model says."""
+    if scenario.privacy is None or not (_streams(scenario) or rounds_are_timed(scenario)):
+        return False
+    return sizes_are_private(scenario) and work_depends_on_examples(scenario)
 
 
 def _clips_below_one(scenario: Scenario) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.base import Counted, Mechanism, Tally
@@ -48,7 +49,7 @@ class PrivacyAccounting:
             public,
         )
         self.releases, self.participations = releases, participations
-        self.spending = Spending(privacy.relation, privacy.delta, privacy.accountant, participations)
+        self.spending = Spending(privacy.relation, privacy.delta, privacy.accountant, self._planned_count)
 
     @property
     def probability(self) -> float:
@@ -67,10 +68,8 @@ class PrivacyAccounting:
             raise ValueError("the run has no planned length; set run.server_steps or privacy.max_participations")
         releases = self.releases if self.releases is not None else self.participations
         tally = Tally()
-        if self.mechanism.client_ledgers and self.public.num_examples is not None:
-            for client in range(self.public.num_clients):
-                tally.local_steps[client] = self.participations * self._steps_of(client)
-            return self.profiles(tally)
+        if self._counts_own_steps:
+            return worst_profiles(self._planned_ledgers())
         planned = self.mechanism.planned_events(releases, self.participations, self.public, self.scenario)
         for event, count in planned:
             tally.events.append((event,))
@@ -78,6 +77,33 @@ class PrivacyAccounting:
             tally.most.append(count)
             tally.participations.append({0: count})
         return [sampled_profile(tally, self.probability)]
+
+    @property
+    def _counts_own_steps(self) -> bool:
+        """Whether what a client pays depends on its public number of examples."""
+        return self.mechanism.client_ledgers and self.public.num_examples is not None
+
+    def _planned_ledgers(self) -> dict[int, Counted]:
+        """Ledger of every client after the planned run, where clients keep ledgers."""
+        assert self.participations is not None
+        tally = Tally()
+        for client in range(self.public.num_clients):
+            tally.local_steps[client] = self.participations * self._steps_of(client)
+        return client_profiles(tally, self.mechanism, self.public, self.scenario)
+
+    def _planned_count(self, event: Event) -> int | None:
+        """How often an event happens in the planned run to whom it happens most; None if that is not known."""
+        if not self.mechanism.client_ledgers or self.participations is None:
+            return self.participations
+        return self._planned_steps.get(event)
+
+    @cached_property
+    def _planned_steps(self) -> dict[Event, int]:
+        ledgers = self._planned_ledgers().values() if self._counts_own_steps else self.planned_profiles()
+        found: dict[Event, int] = {}
+        for event, count in (item for ledger in ledgers for item in ledger):
+            found[event] = max(found.get(event, 0), count)
+        return found
 
     def _steps_of(self, client: int) -> int:
         """Local steps of one task of a client, where clients keep ledgers."""
@@ -100,24 +126,38 @@ class PrivacyAccounting:
             state: the server's state.
             events: what the next release costs.
         """
-        limit = self.privacy.max_epsilon
-        if limit is None:
+        limits = {"max_epsilon": self.privacy.max_epsilon, "target_epsilon": self.privacy.target_epsilon}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        if not given:
             return None
+        name, limit = min(given.items(), key=lambda item: item[1])
         for profile in self._next_profiles(state.tally, events):
             if not self.spending.affords(profile, limit):
                 return (
-                    f"the next release would exceed max_epsilon = {limit:g} (spent: epsilon "
+                    f"the next release would exceed {name} = {limit:g} (spent: epsilon "
                     f"{self.exact(state.tally):.4f} at delta {self.privacy.delta:g})"
                 )
         return None
 
+    @property
+    def most_participations(self) -> int | None:
+        """How often one client can pay at most, whatever happens to replies; None where nothing enforces a limit."""
+        mechanism = self.mechanism
+        if self.claim.kind == "poisson" or mechanism.unused_is_paid:
+            return None
+        if (mechanism.paid_on_arrival or mechanism.client_ledgers) and self.claim.min_separation is None:
+            return self.privacy.max_participations  # replies that no release uses are paid for, and count
+        return self.participations
+
     def _next_profiles(self, tally: Tally, events: tuple[Event, ...]) -> list[Counted]:
+        limit = self.most_participations
         if self.mechanism.client_ledgers:
             ahead = Tally(local_steps=dict(tally.local_steps))
             for client in range(self.public.num_clients):
-                ahead.local_steps[client] = ahead.local_steps.get(client, 0) + self._steps_of(client)
+                steps, done = self._steps_of(client), ahead.local_steps.get(client, 0)
+                if limit is None or done < limit * steps:
+                    ahead.local_steps[client] = done + steps
             return self.profiles(ahead)
-        limit = None if self.claim.kind == "poisson" else self.privacy.max_participations
         return [with_next(profile, events, self.probability, limit) for profile in self.profiles(tally)]
 
     # ---- asked by the log --------------------------------------------------------------------------------------

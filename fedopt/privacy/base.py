@@ -201,6 +201,10 @@ class Mechanism(Settings):
     def next_events(self, state: Any, public: Public) -> tuple[Any, ...]:
         """Events the next release will cost, known before it happens, for the stop at ``max_epsilon``."""
 
+    def reply_events(self, state: Any, public: Public) -> tuple[Any, ...]:
+        """Events that one reply costs at most, whichever release it was made for; those of the next one unless said."""
+        return self.next_events(state, public)
+
     @abstractmethod
     def noise_level(self) -> float | None:
         """How much noise is set, in the units of ``with_noise_level``; None asks for calibration."""

@@ -19,7 +19,7 @@ _GRID = 1.05  # sampling probabilities are rounded up to powers of this where ev
 def client_profiles(
     tally: Tally, mechanism: Mechanism, public: Public, scenario: Any, rounded: bool = False
 ) -> dict[int, Counted]:
-    """Ledger of every client that did local steps: one event per step.
+    """Ledger of every client that did local steps on examples of its own: one event per step.
 
     Args:
         tally: local steps per client.
@@ -30,7 +30,8 @@ def client_profiles(
     """
     found: dict[int, Counted] = {}
     for client, steps in sorted(tally.local_steps.items()):
-        if steps:
+        nobody = public.num_examples is not None and not public.num_examples[client]
+        if steps and not nobody:
             event = mechanism.step_event(client, public, scenario)  # type: ignore[attr-defined]
             found[client] = ((_round_up(event) if rounded else event, steps),)
     return found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fedopt.components import components
 from fedopt.privacy.base import Mechanism, NeedsDimension
 from fedopt.privacy.events import require_relation
 from fedopt.privacy.public_facts import private_statistics, public_of
-from fedopt.privacy.public_schedule import private_durations
+from fedopt.privacy.public_schedule import private_durations, private_presence, times_decide
 from fedopt.privacy.releases import AccountingError
 from fedopt.problems import Problem
 from fedopt.types import Public
 
 if TYPE_CHECKING:
+    from fedopt.privacy.releases import Event
     from fedopt.scenario import Scenario
 
 Path = tuple[str | int, ...]
@@ -110,7 +111,8 @@ def _relation_is_possible(scenario: Scenario) -> Found:
             f"is {privacy.relation}, but under trust: local a reply must hide which of any two inputs it came from; "
             "use relation: replace_one (its epsilon is larger, and is the local one)",
         )
-    yield from private_durations(scenario, streaming or _times_decide(scenario))
+    yield from private_durations(scenario, streaming or times_decide(scenario))
+    yield from private_presence(scenario)
     if streaming and privacy.max_participations is None:
         yield (
             ("privacy", "max_participations"),
@@ -121,18 +123,6 @@ def _relation_is_possible(scenario: Scenario) -> Found:
             ("privacy", "hypothetical_population"),
             "changes epsilon only through Poisson sampling of clients; use sampling: poisson or leave it out",
         )
-
-
-def _times_decide(scenario: Scenario) -> bool:
-    """Whether, in rounds, how long a client takes changes who is in a release or which releases there are."""
-    sampling, devices = scenario.sampling, scenario.devices
-    return (
-        sampling.deadline_s is not None
-        or sampling.over_selection > 1
-        or scenario.run.time_s is not None
-        or devices.availability.kind() != "always"
-        or devices.interrupt
-    )
 
 
 def _poisson_is_kept(scenario: Scenario) -> Found:
@@ -183,12 +173,24 @@ def _events_have_a_bound(scenario: Scenario) -> Found:
         accounting = PrivacyAccounting(scenario, mechanism, claim, public, length, participations or 1)
         for profile in accounting.planned_profiles():
             require_relation((event for event, _ in profile), privacy.relation)
+            if privacy.accountant == "rdp" and privacy.relation == "replace_one":
+                _require_renyi(event for event, _ in profile)
     except AccountingError as error:
         yield ("privacy", "relation"), str(error)
     except NeedsDimension:
         return  # asked again when there is a model
     except ValueError as error:
         yield ("privacy", "mechanism"), str(error)
+
+
+def _require_renyi(events: Iterable[Event]) -> None:
+    """Refuse Poisson sampling under replace_one by the accountant that has no bound for it."""
+    from fedopt.privacy.accountants._renyi import renyi
+    from fedopt.privacy.events import PoissonSampled
+
+    for event in events:
+        if isinstance(event, PoissonSampled):
+            renyi(event, "replace_one", 0.0)
 
 
 def _method_has_a_bound(scenario: Scenario) -> Found:

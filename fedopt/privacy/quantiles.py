@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fedopt.privacy.releases import Event, GaussianEvent, PureEvent
+
 Neighbours = Literal["add_or_remove_one", "replace_one"]
 
 
@@ -198,6 +200,18 @@ def preprocess_features(
     radius = quantile(distances, 1 - outside, 0.0, 2 * norm_bound, math.sqrt(8 * rho_radius), draw)
     inside = _clip_rows(centred, radius)
     return Preprocessed(np.hstack([inside, np.full((len(features), 1), radius)]), mean, radius)
+
+
+def preprocessing_events(rho_mean: float, rho_radius: float) -> tuple[Event, ...]:
+    """What ``preprocess_features`` costs, to be composed with a run's ledger (replace-one, n public).
+
+    The mean is one Gaussian release of ``rho_mean`` zCDP: mu^2 / 2 with mu = 2 / multiplier. The exponential mechanism
+    of ``epsilon = sqrt(8 rho_radius)`` is epsilon^2 / 8 zCDP and purely epsilon-DP, which is what is composed.
+
+    >>> preprocessing_events(0.02, 0.005)
+    (GaussianEvent(noise_multiplier=10.0), PureEvent(epsilon=0.2, relation='replace_one'))
+    """
+    return GaussianEvent(2 / math.sqrt(2 * rho_mean)), PureEvent(math.sqrt(8 * rho_radius))
 
 
 def _clip_rows(rows: np.ndarray, bound: float) -> np.ndarray:

@@ -45,11 +45,14 @@ class Spending:
 
     Args:
         relation, delta, accountant: as in the scenario.
-        planned: count at which the value is exact whatever the grid, or None.
+        planned: event -> count at which the value is exact whatever the grid (None: not known), or one for all.
     """
 
-    def __init__(self, relation: Relation, delta: float, accountant: str, planned: int | None):
-        self.relation, self.delta, self.accountant, self.planned = relation, delta, accountant, planned
+    def __init__(
+        self, relation: Relation, delta: float, accountant: str, planned: int | Callable[[Event], int | None] | None
+    ):
+        self.relation, self.delta, self.accountant = relation, delta, accountant
+        self._planned: Callable[[Event], int | None] = planned if callable(planned) else lambda event: planned
         self._affordable: dict[tuple[Event, float], int] = {}
         self._curves: dict[Event, np.ndarray] = {}
 
@@ -66,13 +69,14 @@ class Spending:
             return self.exact(profile)
         if len(profile) == 1:
             return self._on_curve(*profile[0])
-        return self.exact(tuple((event, self._checkpoint(count)) for event, count in profile))
+        return self.exact(tuple((event, self._checkpoint(event, count)) for event, count in profile))
 
     def _on_curve(self, event: Event, count: int) -> float:
         """From the curve of this event over the planned run; a longer one is made when it is outgrown."""
         curve = self._curves.get(event, np.zeros(0))
         if count >= len(curve):
-            length = self.planned if self.planned and count <= self.planned else max(_FIRST_CURVE, 2 * count)
+            planned = self._planned(event)
+            length = planned if planned and count <= planned else max(_FIRST_CURVE, 2 * count)
             steps = np.arange(length + 1)
             made = accountant_of(self.accountant).epsilon_curve(event, steps, self.delta, self.relation)
             # A new curve has its checkpoints elsewhere: what was shown before stays a lower limit of what is shown.
@@ -81,12 +85,12 @@ class Spending:
             self._curves[event] = curve = made
         return float(curve[count])
 
-    def _checkpoint(self, count: int) -> int:
-        found = count
+    def _checkpoint(self, event: Event, count: int) -> int:
+        found, planned = count, self._planned(event)
         if count > 8:
             power = math.ceil(math.log(count / 8) / math.log(_RATIO) - 1e-9)
             found = max(count, math.ceil(8 * _RATIO**power))
-        return min(found, self.planned) if self.planned is not None and count <= self.planned else found
+        return min(found, planned) if planned is not None and count <= planned else found
 
     def affords(self, profile: Counted, limit: float) -> bool:
         """Whether epsilon stays at or below ``limit``; exact, by bisection once per kind of event."""
@@ -97,7 +101,9 @@ class Spending:
         event, count = profile[0]
         key = (event, limit)
         if key not in self._affordable:
-            self._affordable[key] = largest_count(lambda n: self.exact(((event, n),)) <= limit, self._checkpoint(count))
+            self._affordable[key] = largest_count(
+                lambda n: self.exact(((event, n),)) <= limit, self._checkpoint(event, count)
+            )
         return count <= self._affordable[key]
 
 

@@ -51,7 +51,7 @@ def charge(core: Core, flight: InFlight, used: bool = False) -> None:
     steps[flight.client] = steps.get(flight.client, 0) + flight.local_steps
     mechanism = core.mechanism
     if mechanism is not None and (mechanism.paid_on_arrival or (mechanism.unused_is_paid and not used)):
-        state.tally.record(mechanism.next_events(state.mechanism, core.public), [flight.client])
+        state.tally.record(mechanism.reply_events(state.mechanism, core.public), [flight.client])
     if mechanism is not None and (mechanism.paid_on_arrival or mechanism.client_ledgers):
         state.paid[flight.client] = state.paid.get(flight.client, 0) + 1
         state.paid_since_step.add(flight.client)

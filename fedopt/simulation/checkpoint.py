@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from fedopt.simulation import tensor_file
 from fedopt.simulation.tensor_file import Rows
 
-FORMAT = 2  # 2: contributions are counted apart from participations, own scalars per step
+FORMAT = 3  # 3: correlated noise knows the sensitivity of every part; 2: contributions apart from participations
 
 
 class CheckpointError(ValueError):

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from audited_scenarios import EXAMPLES, FIXED, ROUNDS
+from audited_scenarios import EXAMPLES, FIXED, MANY, ROUNDS
 from typer.testing import CliRunner
 
 import fedopt
@@ -28,10 +28,11 @@ def scenario(body, **privacy):
 
 
 def test_clean_client_level_code_passes_and_says_all_three_numbers():
-    result = audit_scenario(scenario(FIXED, max_participations=4), seed=1)
+    """Over ten seeds the bound is 2.1 +- 0.4; the claim is 7.6."""
+    result = audit_scenario(scenario(MANY, max_participations=4), seed=1)
     assert not result.alarm and re.match(HEADLINE, result.headline())
-    assert result.certified is not None and 0 < result.certified < result.claimed
-    assert result.canaries == 30 and result.terms["relation"] == "zero_out_one"
+    assert result.certified is not None and 0.5 < result.certified < result.claimed
+    assert result.canaries == 150 and result.terms["relation"] == "zero_out_one"
     kinds = {finding.method: finding.kind for finding in result.findings}
     assert kinds == {"one_run": "certified", "one_run_f_dp": "certified", "one_shot": "estimate"}
     assert all(f.alpha == 0.025 for f in result.findings if f.kind == "certified")  # they share 0.05
@@ -47,7 +48,7 @@ def test_replace_one_claims_are_converted_to_presence():
 
 def test_quiet_noise_is_caught_by_a_certified_bound():
     quiet = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 8.0}
-    result = audit_scenario(scenario(FIXED, mechanism=quiet), Audit(server_steps=3), seed=2)
+    result = audit_scenario(scenario(MANY, mechanism=quiet), Audit(server_steps=3), seed=2)
     assert result.certified is not None and result.certified > result.claimed
     assert result.alarm and "exceeds the claimed epsilon" in result.reason() and "ALARM" in result.text()
 
@@ -125,7 +126,7 @@ def test_simulate_audits_where_the_scenario_says_so(tmp_path):
 
 
 def test_command_line_fails_with_3_on_an_alarm(tmp_path):
-    body = copy.deepcopy(FIXED)
+    body = copy.deepcopy(MANY)
     body["privacy"]["mechanism"] = {"kind": "privacy_bugs:QuietGaussian", "clipping_norm": 0.5, "noise_multiplier": 8.0}
     path = tmp_path / "s.yaml"
     path.write_text(to_yaml(body))

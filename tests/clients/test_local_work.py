@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from fedopt.clients._local_training import normalizer
+from fedopt.clients.dp_sgd import DpSgd
 from fedopt.clients.proximal import Proximal
 from fedopt.clients.scaffold import Scaffold
 from fedopt.clients.sgd import Sgd
@@ -56,6 +57,12 @@ def test_planned_steps():
     assert Sgd(steps=9).planned_steps(25, empty) == 9
     assert Sgd(batch_size=10).planned_steps(0, empty) == 0
     assert Scaffold(steps=9).planned_steps(25, told) == 7
+    private = DpSgd(batch_size=5, steps=7)
+    assert private.planned_steps(25, told) == private.planned_steps(25, empty) == 7
+    with pytest.raises(
+        ValueError, match="asks for 7 local steps, but every step of dp_sgd is paid for and 2 were plann"
+    ):
+        DpSgd(batch_size=5, steps=2).planned_steps(25, told)
     assert Sgd(batch_size="full").batch_size_of(25) == 25 and Sgd(batch_size=10).batch_size_of(4) == 4
 
 

@@ -6,24 +6,11 @@ from typing import Any
 
 import pytest
 
-from fedopt.problems import ConfigurationError
 from fedopt.scenario import from_mapping
-from scenarios import mapping
-
-CENTRAL: dict[str, Any] = {"mechanism": {"kind": "gaussian", "noise_multiplier": 1.0}}
+from scenarios import mapping, private, refusal
 
 POISSON: dict[str, Any] = {"kind": "poisson", "cohort_size": 3}
 BY_WORK: dict[str, Any] = {"compute": {"kind": "work"}}
-
-
-def private(changes: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
-    return mapping(privacy={**CENTRAL, **(changes or {})}, **top)
-
-
-def refusal(body: dict[str, Any]) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        from_mapping(body)
-    return str(caught.value)
 
 
 def test_a_sound_combination_is_accepted():
@@ -198,16 +185,11 @@ def test_what_nobody_can_bound_is_refused_with_a_remedy(body, words):
         assert word in message, message
 
 
-def test_durations_may_depend_on_public_or_fixed_work():
-    timed = {"max_participations": 2, "mechanism": CENTRAL["mechanism"]}
-    common: dict[str, Any] = {
-        "sampling": {"kind": "uniform", "concurrency": 4},
-        "aggregator": {"kind": "fedbuff", "buffer_size": 2},
-        "devices": {"compute": {"kind": "constant", "per_step": True}},
-    }
-    assert from_mapping(private(timed, **common, data__public=["num_examples"])).privacy is not None
-    fixed = {"kind": "sgd", "lr": 0.1, "batch_size": 2, "steps": 3}
-    assert from_mapping(private(timed, **common, client=fixed)).privacy is not None
+def test_the_accountant_must_know_the_releases():
+    body = private({"relation": "replace_one", "accountant": "rdp"}, sampling=POISSON)
+    assert "Poisson sampling under replace_one has no Renyi bound here; use accountant: pld" in refusal(body)
+    body["privacy"]["accountant"] = "pld"
+    assert from_mapping(body).privacy is not None
 
 
 def test_all_problems_are_reported_together():
@@ -249,6 +231,16 @@ def test_plans_that_the_run_would_not_keep():
     examples = {"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}}
     work = private(examples, client=fixed, devices={"work": {"kind": "epochs_uniform"}})
     assert "changes the number of local steps" in refusal(work)
+    dynamic = private(
+        {**examples, "max_participations": 2},
+        client=fixed,
+        sampling={"kind": "uniform", "concurrency": 4},
+        aggregator={"kind": "delayed_nesterov", "fastest_local_steps": 8},
+        devices={"compute": {"kind": "constant"}},
+    )
+    assert "fastest_local_steps changes the number of local steps" in refusal(dynamic)
+    dynamic["aggregator"].pop("fastest_local_steps")
+    assert from_mapping(dynamic).privacy is not None
     removed = {**examples, "relation": "add_or_remove_one"}
     assert "leave data.public" in refusal(private(removed, client=fixed, data__public=["num_examples"]))
     stream = {"sampling": {"kind": "uniform", "concurrency": 4}, "aggregator": {"kind": "fedbuff", "buffer_size": 2}}
@@ -269,6 +261,10 @@ def test_plans_that_the_run_would_not_keep():
         devices={"dropout": 0.2},
     )
     assert "takes its share of the noise with it" in refusal(lossy)
+    lossy["devices"] = {"availability": {"kind": "bernoulli"}}
+    assert "takes its share of the noise with it" in refusal(lossy)
+    lossy["devices"] = {}
+    assert from_mapping(lossy).privacy is not None
 
 
 def test_noise_in_shares_needs_one_sum_of_all_replies():

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fedopt
@@ -120,6 +121,93 @@ def test_noise_is_calibrated_and_stopped_by_one_accountant(accountant, tmp_path)
     run = fedopt.simulate(scenario, out=tmp_path)
     assert run.summary["status"] == "finished" and run.summary["steps"] == 6
     assert set(run.rounds["epsilon_accountant"]) == {accountant} and 2.99 <= run.summary["epsilon"] <= 3.0
+
+
+DIFF2: dict[str, Any] = {
+    "client": {"kind": "gradient_difference"},
+    "sampling": {"kind": "all"},
+    "aggregator": {"kind": "diff2", "restart_every": 4},
+    "data": {"kind": "digits", "clients": 12, "public": ["num_examples"]},
+}
+
+
+@pytest.mark.parametrize("noise", ["central", "local"])
+def test_losses_that_cost_more_than_was_planned_stop_the_run_at_its_target(noise, tmp_path):
+    """DIFF2 restarts after a loss, and restarts are dearer: the noise was calibrated for two in eight rounds."""
+    privacy = {"unit": "example", "trust": noise, "relation": "replace_one", "target_epsilon": 4.0}
+    run = {"server_steps": 8, "evaluate_every": 8}
+    kept = fedopt.simulate(private({"kind": "diff2", "noise": noise}, privacy, **DIFF2, run=run), out=tmp_path)
+    assert kept.summary["status"] == "finished" and 3.99 <= kept.summary["epsilon"] <= 4.0
+    lossy = private({"kind": "diff2", "noise": noise}, privacy, **DIFF2, run=run, devices={"dropout": 0.3})
+    lost = fedopt.simulate(lossy, out=tmp_path)
+    assert (lost.rounds.lost > 0).all() and lost.summary["status"] == "stopped"
+    assert "would exceed target_epsilon = 4" in lost.summary["reason"] and 2.0 < lost.summary["epsilon"] <= 4.0
+
+
+SEPARATED = {"kind": "separated", "cohort_size": 3, "min_separation": 4}
+
+
+@pytest.mark.parametrize(
+    "mechanism, changes, top",
+    [
+        ({"kind": "tree", "restart_every": 4}, {}, {"sampling": SEPARATED}),
+        ({"kind": "banded_matrix", "bands": 2}, {}, {"sampling": SEPARATED}),
+        ({"kind": "diff2"}, {"unit": "example", "relation": "replace_one"}, DIFF2),
+        ({"kind": "shuffle_hemisphere", "minimum_clients": 3}, {"trust": "shuffle"}, {"sampling": SEPARATED}),
+        (
+            {"kind": "local_gaussian"},
+            {"trust": "local", "relation": "replace_one"},
+            {"sampling": SEPARATED},
+        ),
+        (
+            {"kind": "dp_sgd"},
+            {"unit": "example", "max_participations": 2},
+            {
+                "client": {"kind": "dp_sgd", "steps": 2, "sampling_probability": 0.1},
+                "sampling": {"kind": "uniform", "concurrency": 6},
+                "aggregator": {"kind": "fedbuff", "buffer_size": 3},
+                "devices": {"compute": {"kind": "constant"}},
+            },
+        ),
+    ],
+    ids=lambda value: value.get("kind", "") if isinstance(value, dict) else None,
+)
+def test_a_limit_that_the_plan_meets_stops_no_run(mechanism, changes, top, tmp_path):
+    """Nobody can take part oftener than the schedule allows, so the stop must not fear it."""
+    privacy = {"target_epsilon": 4.0, "max_epsilon": 4.0, **changes}
+    run = fedopt.simulate(private(mechanism, privacy, **{"run": {"server_steps": 8}, **top}), out=tmp_path)
+    assert run.summary["status"] == "finished", run.summary["reason"]
+    assert run.summary["steps"] == 8 and run.summary["epsilon"] <= 4.0
+
+
+def test_the_column_of_client_ledgers_ends_at_the_exact_epsilon(tmp_path):
+    scenario = private(
+        {"kind": "dp_sgd", "noise_multiplier": 1.0},
+        {"unit": "example"},
+        client={"kind": "dp_sgd", "steps": 40, "batch_size": 5},
+        data={"kind": "digits", "clients": 12, "public": ["num_examples"]},
+        sampling={"kind": "all"},
+    )
+    run = fedopt.simulate(scenario, out=tmp_path)
+    assert run.rounds.epsilon.iloc[-1] == pytest.approx(run.summary["epsilon"], rel=1e-9)
+    assert run.rounds.epsilon.is_monotonic_increasing
+
+
+def test_a_client_without_examples_has_nothing_to_pay_for():
+    """Its batches would be 'all of its examples', which no other client's are."""
+    scenario = private(
+        {"kind": "dp_sgd", "noise_multiplier": 1.0},
+        {"unit": "example"},
+        client={"kind": "dp_sgd", "steps": 2, "batch_size": 10},
+        data={"kind": "digits", "clients": 3, "public": ["num_examples"]},
+        sampling={"kind": "all"},
+    )
+    ledgers = {
+        n: plan(scenario, public_of(scenario, num_examples=np.array([100, n, 200]))).accounting.planned_profiles()
+        for n in (0, 50)
+    }
+    rates = {n: [event.probability for profile in found for event, _ in profile] for n, found in ledgers.items()}
+    assert rates == {0: [0.1], 50: [0.2]}
 
 
 def test_rejected_replies_count_towards_the_participation_limit(tmp_path):

@@ -7,10 +7,16 @@ import math
 import numpy as np
 import pytest
 
+from fedopt.privacy import quantiles as module
+from fedopt.privacy.accountants._renyi import ORDERS, renyi
+from fedopt.privacy.accountants.pld import Pld
+from fedopt.privacy.events import PureEvent
+from fedopt.privacy.gaussian_dp import gaussian_epsilon
 from fedopt.privacy.quantiles import (
     clipping_norm_of,
     histogram_quantiles,
     preprocess_features,
+    preprocessing_events,
     quantile,
     quantiles,
 )
@@ -57,6 +63,38 @@ def test_many_quantiles_are_ordered_and_in_range():
     assert np.abs(close - np.quantile(values, levels)).max() < 0.1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize(("neighbours", "branches"), [("add_or_remove_one", 1), ("replace_one", 2)])
+def test_the_shares_of_recursive_quantiles_add_up_to_the_budget(count, neighbours, branches, monkeypatch):
+    """One record is in one call per depth; a replaced one may leave one branch and enter another."""
+    asked, one = [], module.quantile
+
+    def spied(values, level, low, high, epsilon, draw):
+        asked.append(epsilon)
+        return one(values, level, low, high, epsilon, draw)
+
+    monkeypatch.setattr(module, "quantile", spied)
+    levels = (np.arange(count) + 1) / (count + 1)
+    quantiles(np.linspace(0, 1, 50), levels, 0.0, 1.0, 0.7, generator(0, "draw"), neighbours)
+    depth = math.ceil(math.log2(count + 1))
+    assert len(asked) == count and set(asked) == {asked[0]}
+    assert branches * depth * asked[0] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("neighbours", "scale"), [("add_or_remove_one", 2.0), ("replace_one", 4.0)])
+def test_the_noise_of_a_histogram_has_its_scale(neighbours, scale):
+    """Laplace of scale 1 / epsilon or 2 / epsilon per bin, seen through a draw that is written down."""
+
+    class Written:
+        def laplace(self, location, spread, size):
+            self.spread = spread
+            return np.zeros(size)
+
+    draw = Written()
+    histogram_quantiles([0.5], [0.5], 0.0, 1.0, 0.5, draw, 4, neighbours)
+    assert draw.spread == pytest.approx(scale)
+
+
 def test_order_of_values_does_not_matter():
     values = generator(0, "values").random(50)
     one = quantile(values, 0.3, 0.0, 1.0, 1.0, generator(2, "draw"))
@@ -101,3 +139,39 @@ def test_the_noise_of_the_mean_has_its_scale():
     ratio = np.mean(made.mean**2) / wanted**2
     assert abs(ratio - 1) < tolerance
     assert abs(ratio * 9 / 4 - 1) > tolerance and abs(ratio * 4 / 9 - 1) > tolerance
+
+
+def test_the_cost_of_preprocessing_is_the_sum_of_its_budgets():
+    """In zCDP: mu^2 / 2 of the mean and epsilon^2 / 8 of the radius; composed with what a run spends."""
+    rho_mean, rho_radius = 0.03, 0.01
+    mean, radius = preprocessing_events(rho_mean, rho_radius)
+    np.testing.assert_allclose(renyi(mean, "replace_one", 0.0), rho_mean * ORDERS)
+    assert radius == PureEvent(math.sqrt(8 * rho_radius)) and radius.epsilon**2 / 8 == pytest.approx(rho_radius)
+    spent = Pld().epsilon([mean, radius], 1e-5, "replace_one")
+    alone = gaussian_epsilon(math.sqrt(2 * rho_mean), 1e-5)
+    assert alone < spent <= alone + radius.epsilon
+
+
+def test_one_record_moves_the_preprocessing_by_what_is_paid_for():
+    """Replacing a record moves the clipped mean by at most 2 R0 / n; the noise of the mean is made for that."""
+    features, bound = generator(0, "features").normal(size=(20, 3)) * 5, 1.5
+    other = features.copy()
+    other[7] = -100.0 * features[7]
+
+    def mean_of(rows):
+        return preprocess_features(rows, bound, 1e12, 1.0, generator(0, "noise")).mean
+
+    moved = np.linalg.norm(mean_of(features) - mean_of(other))
+    assert 0 < moved <= 2 * bound / 20 * (1 + 1e-9)
+
+
+def test_preprocessed_features_bound_the_gradient_of_a_linear_model():
+    """Equals DP-SGD with C = Lip sqrt(2) tau: no gradient of a 1-Lipschitz loss in the linear score is longer."""
+    features = generator(0, "features").normal(size=(300, 4)) + [20.0, 0.0, 0.0, 0.0]
+    made = preprocess_features(features, 50.0, 0.5, 0.5, generator(0, "noise"))
+    weights, labels = generator(1, "weights").normal(size=5), np.sign(features[:, 1])
+    slope = labels / (1 + np.exp(labels * (made.features @ weights)))  # logistic loss: |slope| < 1
+    norms = np.linalg.norm(slope[:, None] * made.features, axis=1)
+    assert norms.max() <= made.clipping_norm() == pytest.approx(math.sqrt(2) * made.radius)
+    steepest = np.linalg.norm(made.features, axis=1).max()  # an absolute loss has slope 1
+    assert 0.9 * made.clipping_norm() < steepest <= made.clipping_norm() * (1 + 1e-12)

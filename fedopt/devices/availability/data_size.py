@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from fedopt.devices._windows import independent_windows
-from fedopt.devices.base import AvailabilityModel, Fleet, Presence
+from fedopt.devices.base import AvailabilityModel, Fleet, Presence, PrivateFact
 
 
 class DataSize(AvailabilityModel):
@@ -24,6 +24,10 @@ class DataSize(AvailabilityModel):
     favours: Literal["more", "less"] = Field("less", description="whether more or less data makes a client available")
     beta: float = Field(0.5, ge=0, allow_inf_nan=False, description="exponent; 0 = everybody always there")
     window_s: float = Field(1.0, gt=0, allow_inf_nan=False, description="length of a window, in seconds")
+
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """Everybody's number of examples."""
+        return ("num_examples",)
 
     def bind(self, fleet: Fleet) -> Presence:
         """Probabilities of this fleet."""

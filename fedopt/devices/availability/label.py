@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from fedopt.devices._windows import independent_windows
-from fedopt.devices.base import AvailabilityModel, Fleet, Presence
+from fedopt.devices.base import AvailabilityModel, Fleet, Presence, PrivateFact
 
 PERIOD = 24
 
@@ -32,6 +32,10 @@ class Label(AvailabilityModel):
     mode: Literal["lowest", "count", "cycle"] = Field("lowest", description="what decides: YMF, YFF or YC of FLGo")
     beta: float = Field(0.1, ge=0, le=1, description="how strongly labels decide; 0 = everybody always there")
     window_s: float = Field(1.0, gt=0, allow_inf_nan=False, description="length of a window, in seconds")
+
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """Everybody's labels."""
+        return ("labels",)
 
     def bind(self, fleet: Fleet) -> Presence:
         """Probabilities of this fleet."""

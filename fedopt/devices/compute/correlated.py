@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedopt.components import KindOf
 from fedopt.devices._times import client_normals, client_uniforms
-from fedopt.devices.base import ComputeModel, ComputeTimes, Fleet, Seconds
+from fedopt.devices.base import ComputeModel, ComputeTimes, Fleet, PrivateFact, Seconds
 
 
 class Correlated(ComputeModel):
@@ -41,6 +41,11 @@ class Correlated(ComputeModel):
     def denominator(self, num_clients: int) -> int:
         """That of the base model."""
         return self.base.denominator(num_clients)
+
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """Numbers of examples, which rank the clients, and what the base reads."""
+        own: tuple[PrivateFact, ...] = ("num_examples",) if self.rank_correlation else ()
+        return (*own, *self.base.reads())
 
     def bind(self, fleet: Fleet) -> ComputeTimes:
         """Devices handed out in this fleet."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedopt.devices._times import DrawnTimes
-from fedopt.devices.base import ComputeModel, ComputeTimes, Fleet
+from fedopt.devices.base import ComputeModel, ComputeTimes, Fleet, PrivateFact
 
 
 class TruncatedGaussian(ComputeModel):
@@ -33,6 +33,10 @@ class TruncatedGaussian(ComputeModel):
         below = 0.5 * math.erfc(-z / math.sqrt(2))
         density = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         return self.minimum_s * below + self.mean_s * (1 - below) + self.sd_s * density
+
+    def reads(self) -> tuple[PrivateFact, ...]:
+        """The number of examples, where the time is that of each of them."""
+        return ("num_examples",) if self.per == "example" else ()
 
     def bind(self, fleet: Fleet) -> ComputeTimes:
         """Draws for this fleet."""

@@ -75,7 +75,7 @@ def renyi(event: Event, relation: Relation, truncation: float) -> np.ndarray:
 def renyi_epsilon(leaves: list[tuple[Event, int]], delta: float, relation: Relation) -> float:
     """Epsilon of releases with counts; what the bounds leave out is paid from ``delta``."""
     truncation, left = reserve(leaves, delta)
-    return epsilon_of_renyi(renyi_sum(leaves, relation, truncation), left)
+    return epsilon_of_renyi(renyi_sum(leaves, relation, truncation), left, delta - left)
 
 
 def renyi_sum(leaves: list[tuple[Event, int]], relation: Relation, truncation: float) -> np.ndarray:
@@ -87,10 +87,16 @@ def reserve(leaves: list[tuple[Event, int]], delta: float) -> tuple[float, float
     """Truncation of every vector sum (a tenth of delta for all), and the delta left for the conversion."""
     sums = sum(n for leaf, n in leaves if truncates(leaf))
     truncation = delta / 10 / sums if sums else 0.0
-    clones = sum(
-        n * clones_pair(leaf.local_epsilon, leaf.clients)[2] for leaf, n in leaves if isinstance(leaf, ShuffleEvent)
+    return truncation, delta - truncation * sums - omitted(leaves)
+
+
+def omitted(leaves: list[tuple[Event, int]]) -> float:
+    """Mass that the atoms of shuffles leave out: it has infinite loss, and is paid from delta."""
+    return float(
+        sum(
+            n * clones_pair(leaf.local_epsilon, leaf.clients)[2] for leaf, n in leaves if isinstance(leaf, ShuffleEvent)
+        )
     )
-    return truncation, delta - truncation * sums - clones
 
 
 def truncates(event: Event) -> bool:
@@ -104,26 +110,49 @@ def require_curve(leaves: list[tuple[Event, int]]) -> None:
         raise AccountingError("the vector sum is certified at one delta at a time, so it has no trade-off curve")
 
 
-def epsilon_of_renyi(bounds: np.ndarray, delta: float) -> float:
-    """Tight conversion, minimised over orders: r + log(1 - 1/a) - log(delta a) / (a - 1); 0 if r is tiny."""
+def renyi_delta(leaves: list[tuple[Event, int]], epsilon: np.ndarray, relation: Relation) -> np.ndarray:
+    """Delta of releases with counts at every epsilon >= 0 (shape (n,)), with what the bounds leave out.
+
+    Raises:
+        AccountingError: a bound is certified at one delta only.
+    """
+    require_curve(leaves)
+    return delta_of_renyi(renyi_sum(leaves, relation, 0.0), epsilon, omitted(leaves))
+
+
+def epsilon_of_renyi(bounds: np.ndarray, delta: float, left_out: float = 0.0) -> float:
+    """Tight conversion, minimised over orders: r + log(1 - 1/a) - log(delta a) / (a - 1); 0 if r is tiny.
+
+    Args:
+        bounds: at ``ORDERS``, of a measure that lacks ``left_out`` of its mass.
+        delta: without ``left_out``.
+    """
     finite = np.isfinite(bounds)
     if not finite.any():
         return math.inf
     orders, bounds = ORDERS[finite], bounds[finite]
-    if (delta**2 + np.expm1(-bounds) > 0).any():
+    if (delta**2 + np.expm1(-_normalised(bounds, orders, left_out)) > 0).any():
         return 0.0
     return max(0.0, float(np.min(bounds + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1))))
 
 
-def delta_of_renyi(bounds: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
-    """The same conversion solved for delta, at every epsilon >= 0 (shape (n,))."""
+def delta_of_renyi(bounds: np.ndarray, epsilon: np.ndarray, left_out: float = 0.0) -> np.ndarray:
+    """The same conversion solved for delta, at every epsilon >= 0 (shape (n,)), with ``left_out`` added."""
     finite = np.isfinite(bounds)
     if not finite.any():
         return np.ones(np.shape(epsilon))
     orders, bounds = ORDERS[finite], bounds[finite]
-    kullback = 0.5 * np.log(-np.expm1(-np.maximum(bounds, 1e-300)))
+    kullback = 0.5 * np.log(-np.expm1(-np.maximum(_normalised(bounds, orders, left_out), 1e-300)))
     log_delta = (orders - 1) * (bounds - np.atleast_1d(epsilon)[:, None] + np.log1p(-1 / orders)) - np.log(orders)
-    return np.exp(np.minimum(np.minimum(log_delta, kullback).min(axis=1), 0.0))
+    return np.minimum(np.exp(np.minimum(log_delta, kullback).min(axis=1)) + left_out, 1.0)
+
+
+def _normalised(bounds: np.ndarray, orders: np.ndarray, left_out: float) -> np.ndarray:
+    """Divergences of the measure scaled up to mass 1, which a bound on the total variation needs.
+
+    A truncated log-moment may be 0 although the release says something: without this, epsilon would be 0 there.
+    """
+    return bounds - orders / (orders - 1) * math.log1p(-left_out)
 
 
 def _pure(epsilon: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedopt.privacy.accountants._pairs import pairs_of
 from fedopt.privacy.accountants._pmf import Composer, CurvePair, LossPmf, delta_of, epsilon_of, symmetric, variance
-from fedopt.privacy.accountants._renyi import delta_of_renyi, renyi_epsilon, renyi_sum, require_curve
+from fedopt.privacy.accountants._renyi import renyi_delta, renyi_epsilon, renyi_sum
 from fedopt.privacy.accountants.base import Accountant, Events, counts_at, prepared, schedule
 from fedopt.privacy.events import AccountingError, Event, Relation, ShuffledSumEvent, gaussian_mu
 from fedopt.privacy.gaussian_dp import gaussian_delta, gaussian_epsilon, gaussian_epsilons
@@ -49,8 +49,7 @@ class Pld(Accountant):
             return np.ones(len(epsilon))
         mu, paired, renyi_only = _split(leaves, relation)
         if renyi_only:
-            require_curve(renyi_only)
-            return delta_of_renyi(renyi_sum(leaves, relation, 0.0), epsilon)
+            return renyi_delta(leaves, epsilon, relation)
         if not paired:
             return gaussian_delta(epsilon, mu)
         composed = self._compositions(mu, paired, relation, self.points)

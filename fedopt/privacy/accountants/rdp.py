@@ -9,12 +9,10 @@ import numpy as np
 
 from fedopt.privacy.accountants._renyi import (
     ORDERS,
-    delta_of_renyi,
     epsilon_of_renyi,
     renyi,
+    renyi_delta,
     renyi_epsilon,
-    renyi_sum,
-    require_curve,
     reserve,
 )
 from fedopt.privacy.accountants.base import Accountant, Events, counts_at, prepared, schedule
@@ -41,8 +39,7 @@ class Rdp(Accountant):
         leaves = prepared(events, None, relation)
         if leaves is None:
             return np.ones(len(np.atleast_1d(epsilon)))
-        require_curve(leaves)
-        return delta_of_renyi(renyi_sum(leaves, relation, 0.0), np.atleast_1d(epsilon))
+        return renyi_delta(leaves, np.atleast_1d(epsilon), relation)
 
     def epsilon_curve(
         self, events: Events, steps: Sequence[int] | np.ndarray, delta: float, relation: Relation
@@ -61,5 +58,5 @@ class Rdp(Accountant):
         usable = np.isfinite(one).all(axis=0)
         bounds = np.full((len(wanted), len(ORDERS)), math.inf)
         bounds[:, usable] = counts @ one[:, usable]
-        curve = np.array([epsilon_of_renyi(row, left) for row in bounds])
+        curve = np.array([epsilon_of_renyi(row, left, delta - left) for row in bounds])
         return np.where(wanted > 0, np.minimum.accumulate(curve[::-1])[::-1], 0.0)

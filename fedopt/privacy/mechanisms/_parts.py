@@ -107,6 +107,23 @@ def noise_std(noise_multiplier: float, bound: Bound) -> float:
     return noise_multiplier * bound.l2
 
 
+def stds_of(reduced: Mapping[str, tuple[torch.Tensor, Bound | None]], noise_multiplier: float) -> dict[str, float]:
+    """Noise std of every part: ``noise_multiplier`` times the L2 bound it reports about itself."""
+    return {name: noise_std(noise_multiplier, require_bound(name, bound)) for name, (_, bound) in reduced.items()}
+
+
+def require_same_stds(now: Mapping[str, float], before: Mapping[str, float], mechanism: str) -> None:
+    """Refuse parts that come, go or change their sensitivity where several releases share one noise.
+
+    Raises:
+        ValueError: they do.
+    """
+    if now.keys() != before.keys() or any(abs(now[name] - before[name]) > 1e-9 * now[name] for name in now):
+        raise ValueError(
+            f"{mechanism} needs the same sensitivity in every release; use an aggregator with fixed weights"
+        )
+
+
 def add_central_noise(
     reduced: Mapping[str, tuple[torch.Tensor, Bound | None]], noise_multiplier: float, step: int, noise: Noise
 ) -> tuple[dict[str, torch.Tensor], float]:
@@ -154,14 +171,20 @@ def one_update(scenario: Any, mechanism: str) -> tuple[str, ...]:
     )
 
 
+def replies_may_be_lost(scenario: Any) -> bool:
+    """Whether a release may be made of fewer replies than the sampler asks for."""
+    devices = scenario.devices
+    lossy = devices.dropout > 0 or devices.interrupt or devices.availability.kind() != "always"
+    return bool(lossy or scenario.sampling.deadline_s is not None)
+
+
 def fewest_is_known(scenario: Any, minimum_clients: int | None) -> tuple[str, ...]:
     """The refusal of a shuffle that waits for a whole cohort of which some may be lost."""
     from fedopt.privacy.public_facts import public_of
 
-    public, devices = public_of(scenario), scenario.devices
+    public = public_of(scenario)
     streams = public is not None and scenario.aggregator.plan(None, public).pacing == "stream"
-    losses = devices.dropout > 0 or devices.interrupt or scenario.sampling.deadline_s is not None
-    if minimum_clients is not None or not (streams or losses):
+    if minimum_clients is not None or not (streams or replies_may_be_lost(scenario)):
         return ()
     return (
         "minimum_clients is the whole cohort unless it is given, but replies can be lost or come one by one here; set "

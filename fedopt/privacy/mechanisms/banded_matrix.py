@@ -12,7 +12,15 @@ from pydantic import Field, PrivateAttr
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Noise, Release
 from fedopt.privacy.correlated import square_root_coefficients, toeplitz_sensitivity
 from fedopt.privacy.mechanisms._multiplier import WithMultiplier
-from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, norm_bound, normal, one_direction, require_bound
+from fedopt.privacy.mechanisms._parts import (
+    SERVER,
+    clip,
+    norm_bound,
+    normal,
+    one_direction,
+    require_same_stds,
+    stds_of,
+)
 from fedopt.privacy.releases import Event, MatrixEvent, NonPrivateEvent
 from fedopt.types import Bound, Public
 
@@ -26,7 +34,7 @@ class State(NamedTuple):
     """The last correlated noises."""
 
     recent: dict[str, torch.Tensor]  # part -> x_(t-1), x_(t-2), ..., shape [bands - 1, d]
-    std: float  # of the independent noise
+    stds: dict[str, float]  # part -> std of the independent noise
 
 
 class BandedMatrix(WithMultiplier):
@@ -98,7 +106,7 @@ class BandedMatrix(WithMultiplier):
 
     def init(self, dimension: int, public: Public) -> State:
         """No noise yet."""
-        return State({}, 0.0)
+        return State({}, {})
 
     def bound(self, part: str, state: State, public: Public) -> Bound:
         """C, for all parts together."""
@@ -121,26 +129,24 @@ class BandedMatrix(WithMultiplier):
         """Add the next row of correlated noise.
 
         Raises:
-            ValueError: the bound of a value changes during the run.
+            ValueError: the bound of a value, or which values there are, changes during the run.
         """
         import torch
 
         column, factor = self.coefficients(), self.multiplier * self.sensitivity()
-        released, recent, std = {}, {}, 0.0
-        for index, (name, (value, declared)) in enumerate(reduced.items()):
-            own = noise_std(factor, require_bound(name, declared))
-            std = own if index == 0 else std
-            if state.recent and index == 0 and abs(own - state.std) > 1e-9 * own:
-                raise ValueError(
-                    "banded_matrix needs the same sensitivity in every release; use an aggregator with fixed weights"
-                )
+        stds = stds_of(reduced, factor)
+        if state.stds:
+            require_same_stds(stds, state.stds, "banded_matrix")
+        released, recent = {}, {}
+        for index, (name, (value, _)) in enumerate(reduced.items()):
             earlier = state.recent.get(name, value.new_zeros(len(column) - 1, value.numel()))
             taps = torch.from_numpy(column[1:]).to(value)
-            drawn = normal(noise, value, own, SERVER, step, index) - taps @ earlier
+            drawn = normal(noise, value, stds[name], SERVER, step, index) - taps @ earlier
             released[name] = value + drawn
             recent[name] = torch.cat([drawn[None], earlier])[: len(column) - 1]
-        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": self.multiplier, "noise_std": std}
-        return Release(released, self.next_events(state, public), State(recent, std), facts)
+        first = next(iter(stds.values()), 0.0)
+        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": self.multiplier, "noise_std": first}
+        return Release(released, self.next_events(state, public), State(recent, stds), facts)
 
     def _event(self) -> Event:
         if self.multiplier == 0:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Counted, Mechanism, Noise, Release
 from fedopt.privacy.mechanisms._noisy import NoisyUpdates
@@ -18,6 +18,7 @@ from fedopt.privacy.mechanisms._parts import (
     noise_std,
     normal,
     part_dimension,
+    replies_may_be_lost,
     require_bound,
 )
 from fedopt.types import Bound, Public
@@ -32,7 +33,9 @@ GRADIENT, SLOPE = "gradient", "slope"
 
 
 class State(NamedTuple):
-    """The mechanism keeps nothing."""
+    """Which round comes next."""
+
+    since_restart: int = 0  # rounds since the last restart, as the aggregator counts them; 0: the coming one is one
 
 
 class Diff2(Mechanism):
@@ -78,6 +81,13 @@ class Diff2(Mechanism):
     trusts = ("central", "distributed", "local")
     units = ("example",)
     noise_settings = ("noise_multiplier", "difference_noise_multiplier")
+    _restart_every: int = PrivateAttr(0)
+
+    def prepared(self, scenario: Any, public: Public) -> Diff2:
+        """Learn the schedule."""
+        made = self.model_copy()
+        made._restart_every = int(getattr(scenario.aggregator, "restart_every", 1))
+        return made
 
     def problems(self, scenario: Any) -> tuple[str, ...]:
         """The parts of DIFF2 belong together."""
@@ -95,9 +105,7 @@ class Diff2(Mechanism):
                 "diff2 divides by the clients' numbers of examples, which adding or removing one changes; use "
                 "relation: replace_one or zero_out_one",
             )
-        devices = scenario.devices
-        losses = devices.dropout > 0 or devices.interrupt or scenario.sampling.deadline_s is not None
-        if self.noise == "distributed" and losses:
+        if self.noise == "distributed" and replies_may_be_lost(scenario):
             found += (
                 "a lost reply takes its share of the noise with it, which no calibration foresees; use trust and "
                 "noise: central, or devices and sampling without losses",
@@ -118,7 +126,7 @@ class Diff2(Mechanism):
         return self.noise == "local"
 
     def init(self, dimension: int, public: Public) -> State:
-        """Nothing to keep."""
+        """The first round is a restart."""
         return State()
 
     def bound(self, part: str, state: State, public: Public) -> Bound:
@@ -194,10 +202,19 @@ class Diff2(Mechanism):
         if self.noise == "local":  # of one reply, at its largest: the client with the fewest examples
             std = noise_std(multiplier, self.bound(part, state, public))
         facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": multiplier, "noise_std": std}
-        return Release(released, (gaussian_event(multiplier),) if survivors else (), state, facts)
+        since = 0 if part == GRADIENT else state.since_restart
+        complete = survivors == public.num_clients and self._restart_every > 0
+        after = State((since + 1) % self._restart_every if complete else 0)
+        return Release(released, (gaussian_event(multiplier),) if survivors else (), after, facts)
 
     def next_events(self, state: State, public: Public) -> tuple[Event, ...]:
-        """The costlier of the two kinds of round: a loss may force a restart."""
+        """One round of the kind that is due: the schedule is public, and a loss was followed by a restart."""
+        if not self._restart_every:
+            return self.reply_events(state, public)
+        return (gaussian_event(self.multiplier(SLOPE if state.since_restart else GRADIENT)),)
+
+    def reply_events(self, state: State, public: Public) -> tuple[Event, ...]:
+        """The costlier of the two kinds of round: a reply may be late."""
         return (gaussian_event(min(self.multiplier(GRADIENT), self.multiplier(SLOPE))),)
 
     def noise_level(self) -> float | None:

@@ -147,6 +147,11 @@ class DpSgd(WithMultiplier):
                 f"devices.work {scenario.devices.work.kind()} changes the number of local steps, so what a task costs; "
                 "use work: full",
             )
+        if getattr(scenario.aggregator, "fastest_local_steps", None) is not None:
+            return (
+                "aggregator.fastest_local_steps changes the number of local steps, so what a task costs; set it to "
+                "null",
+            )
         known = "num_examples" in getattr(scenario.data, "public", ())
         fixed = client.sampling_probability is not None and client.steps is not None
         if not known and not fixed:

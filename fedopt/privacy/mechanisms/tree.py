@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from fedopt.privacy.base import ClientContext, ClientResult, Noise, Release
 from fedopt.privacy.mechanisms._multiplier import PerRelease
-from fedopt.privacy.mechanisms._parts import SERVER, clip, noise_std, normal, one_direction, require_bound
+from fedopt.privacy.mechanisms._parts import SERVER, clip, normal, one_direction, require_same_stds, stds_of
 from fedopt.privacy.releases import Event, NonPrivateEvent, TreeEvent
 from fedopt.types import Bound, Public
 
@@ -24,7 +24,7 @@ class State(NamedTuple):
 
     position: int  # releases of this tree so far
     nodes: dict[str, torch.Tensor]  # part -> noise of the open node of every level, shape [height, d]
-    std: float  # of one node's noise
+    stds: dict[str, float]  # part -> std of one node's noise
 
 
 class Tree(PerRelease):
@@ -87,7 +87,7 @@ class Tree(PerRelease):
 
     def init(self, dimension: int, public: Public) -> State:
         """An empty tree."""
-        return State(0, {}, 0.0)
+        return State(0, {}, {})
 
     def on_client(self, parts: Mapping[str, UpdateBatch], context: ClientContext, state: State) -> ClientResult:
         """Clip."""
@@ -106,23 +106,21 @@ class Tree(PerRelease):
         """Add the difference of two prefix noises.
 
         Raises:
-            ValueError: the bound of a value changes within a tree.
+            ValueError: the bound of a value, or which values there are, changes within a tree.
         """
         position = state.position % self._length
-        released, nodes, std = {}, {}, 0.0
-        for index, (name, (value, declared)) in enumerate(reduced.items()):
-            bound = require_bound(name, declared)
-            std = noise_std(self.multiplier, bound) if index == 0 else std
-            if position and index == 0 and abs(std - state.std) > 1e-9 * std:
-                raise ValueError(
-                    "tree needs the same sensitivity in every release; use an aggregator with fixed weights"
-                )
+        stds = stds_of(reduced, self.multiplier)
+        if position:
+            require_same_stds(stds, state.stds, "tree")
+        released, nodes = {}, {}
+        for index, (name, (value, _)) in enumerate(reduced.items()):
             before = state.nodes[name] if position else value.new_zeros(self.height, value.numel())
-            after = self._advance(before, position + 1, noise_std(self.multiplier, bound), noise, step, index)
+            after = self._advance(before, position + 1, stds[name], noise, step, index)
             released[name] = value + self._prefix(after, position + 1) - self._prefix(before, position)
             nodes[name] = after
-        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": self.multiplier, "noise_std": std}
-        return Release(released, (self.event(public),), State(position + 1, nodes, std), facts)
+        first = next(iter(stds.values()), 0.0)
+        facts = {"clipping_norm": self.clipping_norm, "noise_multiplier": self.multiplier, "noise_std": first}
+        return Release(released, (self.event(public),), State(position + 1, nodes, stds), facts)
 
     def _advance(
         self, nodes: torch.Tensor, position: int, std: float, noise: Noise, step: int, part: int

@@ -20,8 +20,11 @@ from fedopt.privacy.events import (
     PoissonSampled,
     PureEvent,
     Repeated,
+    ShuffledSumEvent,
+    ShuffleEvent,
     SkellamEvent,
 )
+from fedopt.privacy.shuffle import clones_pair
 
 RDP = Rdp()
 
@@ -170,3 +173,19 @@ def test_curve_is_the_pointwise_epsilon():
     curve = RDP.epsilon_curve(event, [0, 1, 10, 100], 1e-5, "zero_out_one")
     expected = [RDP.epsilon(Repeated(event, n), 1e-5, "zero_out_one") for n in (0, 1, 10, 100)]
     np.testing.assert_allclose(curve, expected, rtol=1e-12)
+
+
+def test_truncated_moments_never_say_that_nothing_was_released():
+    """A tenth of delta pays for cut tails, which can make the log-moment zero; epsilon is not zero for that."""
+    nearly_nothing = ShuffledSumEvent(800, 1, 1, 100, 0.5)
+    exact = Pld().epsilon(nearly_nothing, 1e-3, "replace_one")
+    assert 0.004 < exact <= RDP.epsilon(nearly_nothing, 1e-3, "replace_one")
+    assert RDP.epsilon_curve(nearly_nothing, [1], 1e-3, "replace_one")[0] >= exact
+
+
+def test_the_mass_that_atoms_of_a_shuffle_leave_out_counts_in_delta():
+    shuffle = ShuffleEvent(1.0, 100)
+    left_out = clones_pair(1.0, 100)[2]
+    assert 0 < left_out <= RDP.delta(shuffle, np.array([50.0]), "replace_one")[0] < 1e-12
+    both = [Repeated(shuffle, 2), SkellamEvent(1.0, 1.0, 100.0, 100.0)]
+    assert Pld().delta(both, np.array([400.0]), "replace_one")[0] >= 2 * left_out

@@ -82,6 +82,20 @@ def test_sums_carry_less_noise_than_independent_noise_of_the_same_epsilon():
     assert float(correlated.std()) < 0.5 * float(independent.std())
 
 
+@pytest.mark.parametrize("later", [{"update": 2.0, "control": 0.5}, {"update": 1.0, "control": 0.4}, {"update": 1.0}])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_part_whose_bound_changes_during_the_run_is_refused(later, bands):
+    mechanism, value = prepared(8, bands=bands, noise_multiplier=1.0), torch.zeros(20)
+
+    def release(bounds, state):
+        return mechanism.release({n: (value, Bound(b)) for n, b in bounds.items()}, 1, 1, state, SeededNoise(), PUBLIC)
+
+    state = release({"update": 1.0, "control": 0.5}, mechanism.init(20, PUBLIC)).state
+    assert release({"update": 1.0, "control": 0.5}, state).values.keys() == {"update", "control"}
+    with pytest.raises(ValueError, match="banded_matrix needs the same sensitivity in every release"):
+        release(later, state)
+
+
 def test_participations_without_separation_are_refused():
     assert "separated" in BandedMatrix().problems(scenario(10))[0]
     assert not BandedMatrix().problems(scenario(10, SamplingClaim("separated", 1.0, 4)))

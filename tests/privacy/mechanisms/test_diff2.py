@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diff2_runs import PUBLIC, Bowl, bowl, clipped, full_gradient, run, setting, twelve_examples
 from privacy_cohorts import SeededNoise, assert_only_this_scale
-from torch import nn
 
-from fedopt.aggregators.diff2 import Diff2 as Method
 from fedopt.clients.gradient_difference import GradientDifference
 from fedopt.data.base import ClientIndex
 from fedopt.engine.base import Cohort, DenseUpdates
@@ -20,12 +19,9 @@ from fedopt.engine.flat_module import spec_of
 from fedopt.privacy.base import ClientContext
 from fedopt.privacy.gaussian_dp import gaussian_mu_of
 from fedopt.privacy.mechanisms.diff2 import GRADIENT, SLOPE, Diff2, rounds_of
+from fedopt.privacy.releases import GaussianEvent
 from fedopt.privacy.spending import epsilon_of
 from fedopt.types import Bound, Message, Public
-
-
-def setting(restart_every):
-    return SimpleNamespace(aggregator=SimpleNamespace(restart_every=restart_every))
 
 
 @pytest.mark.parametrize(
@@ -52,62 +48,8 @@ def test_equal_noise_of_the_card_and_restarts_only():
 
 @pytest.fixture(scope="module")
 def engine():
-    """Twelve examples of a small softplus network over three clients of four."""
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 1))
-    inputs, targets = torch.randn(12, 3), torch.randn(12, 1)
-    task = SimpleNamespace(
-        module=module,
-        spec=spec_of(module),
-        inputs=inputs,
-        targets=targets,
-        loss=lambda outputs, wanted: (outputs - wanted).square().mean(1),
-    )
-    clients = ClientIndex.from_lists([np.arange(4), np.arange(4, 8), np.arange(8, 12)])
-    return SimpleNamespace(device=torch.device("cpu"), data=SimpleNamespace(clients=clients), task=task)
-
-
-PUBLIC = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=21)
-
-
-def full_gradient(engine, point):
-    from torch.func import functional_call, grad
-
-    task = engine.task
-
-    def loss(flat):
-        return task.loss(functional_call(task.module, task.spec.unflatten(flat), (task.inputs,)), task.targets).mean()
-
-    return grad(loss)(point)
-
-
-def run(engine, rounds, every, work=None, mechanism=None, lost=(), seed=0, public=PUBLIC, lr=0.1):
-    """Iterates and estimates of a run, clients computed by the real local work."""
-    work = work or GradientDifference(examples_at_once=3)
-    mechanism = mechanism or Diff2(
-        clipping_norm=math.inf, difference_clipping_norm=math.inf, noise_multiplier=0.0, difference_noise_multiplier=0.0
-    )
-    method = Method(restart_every=every, server_lr=lr)
-    state = method.init(torch.linspace(-1, 1, engine.task.spec.size), public)
-    states = []
-    for step in range(1, rounds + 1):
-        clients = tuple(c for c in range(public.num_clients) if (step, c) not in lost)
-        message = method.payload(state, 0, None)
-        cohort = Cohort(clients, (step,) * len(clients), (message,) * len(clients), (1,) * len(clients), 0)
-        reply = work.work(cohort, engine)
-        context = ClientContext(clients, cohort.tasks, step, SeededNoise(seed), public, (1.0,) * len(clients))
-        parts = mechanism.on_client(reply.parts, context, None).parts
-        batch = SimpleNamespace(
-            metas=clients,
-            weights=(1.0,) * len(clients),
-            part=lambda name, parts=parts: parts[name],
-            bound=lambda name: mechanism.bound(name, None, public),
-        )
-        reduced = method.reduce(state, batch, public)
-        release = mechanism.release(reduced, len(clients), step, None, SeededNoise(seed), public)
-        state = method.step(state, release.values, public).state
-        states.append(state)
-    return states
+    """Three clients of four examples."""
+    return twelve_examples()
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
@@ -122,28 +64,6 @@ def test_restarting_every_round_is_gradient_descent(engine):
     for state in run(engine, 4, 1):
         point = point - 0.1 * full_gradient(engine, point)
         assert torch.allclose(state.params, point, atol=1e-6)
-
-
-class Bowl:
-    """Local work on a quadratic of curvatures 0.1 ... 1: every client has the same gradient."""
-
-    def __init__(self, dimension):
-        self.curvature = torch.linspace(0.1, 1.0, dimension)
-
-    def work(self, cohort, engine):
-        found = []
-        for message in cohort.messages:
-            point, before = message.parts["params"], message.parts.get("previous")
-            apart = point if message.config["restart"] else (point - before) / (point - before).norm()
-            found.append(self.curvature * apart)
-        name = GRADIENT if cohort.messages[0].config["restart"] else SLOPE
-        return SimpleNamespace(parts={name: DenseUpdates(torch.stack(found))})
-
-
-def bowl(dimension):
-    """An engine and public facts for runs on ``Bowl``: nothing but the dimension is asked for."""
-    public = Public(3, 3.0, is_private=True, num_examples=np.array([4, 4, 4]), dimension=dimension)
-    return SimpleNamespace(task=SimpleNamespace(spec=SimpleNamespace(size=dimension))), public
 
 
 @pytest.mark.parametrize("every", [1, 4, 100])
@@ -180,6 +100,16 @@ def test_a_loss_is_followed_by_a_restart(engine):
     states = run(engine, 4, 100, lost={(2, 1)})
     assert [state.since_restart for state in states] == [1, 0, 1, 2]
     assert torch.allclose(states[3].estimate, full_gradient(engine, states[3].previous), atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 100])
+def test_the_stop_knows_which_kind_of_round_is_due(engine, every):
+    """Losses move the schedule; the next release's cost follows them, and a late reply costs the dearer kind."""
+    mechanism = Diff2(noise_multiplier=2.0, difference_noise_multiplier=30.0).prepared(setting(every), PUBLIC)
+    lost = {(2, 0), (5, 1), (6, 2), (6, 0)}
+    states = run(engine, 9, every, mechanism=mechanism, work=clipped(mechanism), lost=lost)  # it asserts the law
+    assert {state.since_restart for state in states} >= ({0} if every == 1 else {0, 1})
+    assert mechanism.reply_events(mechanism.init(21, PUBLIC)._replace(since_restart=1), PUBLIC) == (GaussianEvent(2.0),)
 
 
 def test_equal_points_send_exactly_nothing(engine):
@@ -248,10 +178,6 @@ def test_shards_of_one_size_are_one_client(engine):
     for one, other in zip(split, joint, strict=True):
         assert torch.allclose(one.estimate, other.estimate, atol=1e-5)
         assert float(one.estimate.norm()) > 0.1
-
-
-def clipped(mechanism):
-    return GradientDifference(examples_at_once=3).protected(mechanism.example_clipping())
 
 
 def test_differences_of_a_smooth_loss_are_never_clipped_at_its_smoothness(engine):

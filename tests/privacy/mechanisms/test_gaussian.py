@@ -61,6 +61,30 @@ def test_one_client_moves_the_value_by_at_most_its_bound(seed):
     assert float((base - swapped).norm()) <= 2 * limit
 
 
+@pytest.mark.parametrize(("norm", "wanted"), [(1.0, 1 / 9), (2.0, 2 / 9), (5.0, 5 / 9), (9.0, 1.0), (20.0, 1.0)])
+def test_clipping_moves_the_stationary_point(norm, wanted):
+    """Koloskova et al. 2023: 0.9 of the records at 0 and 0.1 at 10; clipped gradients vanish at C / 9, not at the 1
+    that squared error asks for, however small the step. From C = 9 on nothing is clipped."""
+    records, x = torch.tensor([0.0] * 9 + [10.0]), torch.zeros(1)
+    for _ in range(2000):
+        clipped, metrics = clip({"gradient": DenseUpdates((x - records)[:, None])}, norm)
+        x = x - 0.05 * clipped["gradient"].rows().mean(0)
+    assert float(x) == pytest.approx(wanted, rel=1e-4)
+    if norm != 9:
+        assert float(metrics["clipped"].mean()) == pytest.approx(0.1 if norm < 9 else 0.0)
+
+
+def test_clipping_at_one_is_the_normalised_gradient_of_m_ngp():
+    """g / max(1, |g|): unchanged below norm 1, and a large gradient's scale does not matter."""
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(5)) * torch.linspace(0.05, 3, 50)[:, None]
+    clipped = clip({"gradient": DenseUpdates(rows)}, 1.0)[0]["gradient"].rows()
+    norms = rows.norm(dim=1, keepdim=True)
+    assert torch.allclose(clipped, rows / norms.clamp_min(1.0), rtol=2e-6, atol=0)
+    assert torch.equal(clipped[norms[:, 0] <= 1], rows[norms[:, 0] <= 1]) and bool((norms > 1).any())
+    larger = clip({"gradient": DenseUpdates(rows * 7)}, 1.0)[0]["gradient"].rows()
+    assert torch.allclose(larger[norms[:, 0] > 1], clipped[norms[:, 0] > 1], rtol=1e-5)
+
+
 def test_two_parts_are_clipped_together():
     parts = {"update": DenseUpdates(torch.full((1, 4), 3.0)), "control": DenseUpdates(torch.full((1, 4), 4.0))}
     clipped, metrics = clip(parts, 1.0)

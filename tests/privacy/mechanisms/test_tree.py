@@ -70,10 +70,29 @@ def test_a_client_twice_in_a_tree_is_refused():
     assert not tree.problems(scenario(100, max_participations=1))
 
 
-def test_a_changing_bound_is_refused():
-    mechanism = prepared(noise_multiplier=1.0)
-    state = mechanism.init(DIMENSION, PUBLIC)
+BOTH = {"update": Bound(1.0), "control": Bound(0.5)}
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {**BOTH, "update": Bound(2.0)},
+        {**BOTH, "control": Bound(0.6)},
+        {"update": Bound(1.0)},
+        {**BOTH, "c": Bound(1.0)},
+    ],
+)
+def test_a_part_whose_bound_changes_within_a_tree_is_refused(later):
+    """In any part: noise of an earlier release is part of later ones, so it must have been made for their bound."""
+    mechanism = prepared(noise_multiplier=1.0, restart_every=2)
     value = torch.zeros(DIMENSION)
-    state = mechanism.release({"update": (value, Bound(1.0))}, 1, 1, state, SeededNoise(), PUBLIC).state
+
+    def release(bounds, step, state):
+        reduced = {name: (value, bound) for name, bound in bounds.items()}
+        return mechanism.release(reduced, 1, step, state, SeededNoise(), PUBLIC).state
+
+    first = release(BOTH, 1, mechanism.init(DIMENSION, PUBLIC))
     with pytest.raises(ValueError, match="the same sensitivity in every release"):
-        mechanism.release({"update": (value, Bound(2.0))}, 1, 2, state, SeededNoise(), PUBLIC)
+        release(later, 2, first)
+    second = release(BOTH, 2, first)
+    release(later, 3, second)  # a new tree
