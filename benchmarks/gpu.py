@@ -5,7 +5,7 @@ cifar      the CIFAR-10 workload of pfl-research: 1,000 clients x 50 images, 50 
            data; without it random images of the same shape are used and the results say so (accuracy then says
            nothing of CIFAR-10)
 workloads  W1 to W5 of ``workloads.py``, cohorts of 50, 500 and 5,000 (drawn with repeats), in float32, TF32 and
-           bfloat16 (autocast of convolutions only): client updates per second, peak memory of the device, and the
+           bfloat16 (of convolutions, so of W1 only): client updates per second, peak memory of the device, and the
            shares of two measured ceilings: operations of a large product of that dtype, and bytes of a large copy
 
 ``--trial`` runs all of it in seconds with small sizes, on any machine. Without a GPU the CPU is measured, and the
@@ -23,6 +23,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +181,8 @@ class Workload:
         message = Message({"params": self.params})
         cohort = Cohort(tuple(clients.tolist()), tasks, (message,) * len(clients), steps, 0)
         plan = self.engine.plan_batches(cohort, BATCH_SIZE)
-        rule = LocalRule(torch.full(plan.counts.shape, LR), example_clipping=self.clipping)
-        updates = self.engine.train(cohort, rule, plan).updates
+        self.rule = LocalRule(torch.full(plan.counts.shape, LR), example_clipping=self.clipping)
+        updates = self.engine.train(cohort, self.rule, plan).updates
         weights = torch.ones(len(clients))
         if self.privacy == "client":
             weights = (CLIPPING_NORM / updates.norms()).clamp(max=1.0)
@@ -198,10 +200,14 @@ def operations_per_example(name: str) -> float:
     return float(counter.get_total_flops())
 
 
+@lru_cache
+def _bundle(few: bool) -> Any:
+    return make_bundle(1, 20 if few else 1_000, 10, examples=200 if few else None)
+
+
 def workload(name: str, size: int, device: torch.device, dtype: str, limits: dict[str, float], options: Any) -> Any:
     """One line of the table."""
-    few = options.trial
-    bundle = make_bundle(1, 20 if few else 1_000, min(size, 10), examples=200 if few else None)
+    bundle = _bundle(options.trial)
     busy = np.flatnonzero(np.diff(bundle.offsets) > 0)
     draw = np.random.default_rng(2)
     cohorts = [draw.choice(busy, size) for _ in range(options.rounds + 1)]
@@ -220,7 +226,7 @@ def workload(name: str, size: int, device: torch.device, dtype: str, limits: dic
         "workload": name,
         "cohort": size,
         "dtype": dtype,
-        "formulation": case.engine.selection.formulation,
+        "formulation": case.engine.formulation_for(case.rule).name,
         "clients_per_s": statistics.median(size / s for s in seconds),
         "clients_per_s_range": [size / max(seconds), size / min(seconds)],
         "share_of_product": rate * operations_per_example(name) / limits[dtype],
@@ -261,7 +267,7 @@ def table(results: dict[str, Any]) -> str:
         "| workload | cohort | dtype | formulation | clients/s | range | of product | of copy | peak GiB | accuracy |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for each in results["workloads"]:
+    for each in sorted(results["workloads"], key=lambda line: (line["workload"], line["cohort"])):
         if "error" in each:
             lines.append(f"| {each['workload']} | {each['cohort']} | {each['dtype']} | {each['error']} | | | | | | |")
             continue
@@ -299,20 +305,26 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--formulation", default="auto")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of every line, after one untimed")
+    parser.add_argument("--minutes", type=float, help="begin no further line of W1 to W5 after this long")
     parser.add_argument("--trial", action="store_true", help="small sizes, to try the script")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     device = torch.device(options.device)
     limits = ceilings(device, options.trial)
     found: dict[str, Any] = {"cifar": [], "workloads": []}
+    started = time.perf_counter()
     for dtype in options.dtypes:
         found["cifar"].append(cifar(device, options.cifar, dtype, options.trial))
         print(json.dumps(found["cifar"][-1]), flush=True)
-        for name in options.workloads:
-            for size in options.cohorts or ((4,) if options.trial else COHORTS):
-                line = {"workload": name, "cohort": size, "dtype": dtype}
-                made = _attempt(lambda n=name, s=size, d=dtype: workload(n, s, device, d, limits, options), line)
-                found["workloads"].append(made)
+    sizes = options.cohorts or ((4,) if options.trial else COHORTS)
+    for size, dtype, name in product(sizes, options.dtypes, options.workloads):
+        if dtype == "bfloat16" and MODELS[name] != "cnn":
+            continue
+        if options.minutes is not None and time.perf_counter() - started > 60 * options.minutes:
+            break
+        line = {"workload": name, "cohort": size, "dtype": dtype}
+        made = _attempt(lambda n=name, s=size, d=dtype: workload(n, s, device, d, limits, options), line)
+        found["workloads"].append(made)
     date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
     cuda = device.type == "cuda"
     results = {

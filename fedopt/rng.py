@@ -43,6 +43,28 @@ def generator(seed: int, purpose: str, *ids: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, purpose, *ids)))
 
 
+class Rekeyed:
+    """One NumPy generator that becomes any stream: the numbers of ``generator`` without making a new one each time.
+
+    Making a generator takes ten times as long as the few numbers a small client needs. Not for several threads.
+
+    >>> float(Rekeyed().at(0, "doc").random()) == float(generator(0, "doc").random())
+    True
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, seed: int, purpose: str, *ids: int) -> np.random.Generator:
+        """The named stream from its beginning; ends the one before."""
+        name = key(seed, purpose, *ids)
+        self._state["state"]["key"] = np.frombuffer(name.to_bytes(16, "little"), np.uint64)
+        self._bits.state = self._state
+        return self._generator
+
+
 def torch_generator(device: str | torch.device, seed: int, purpose: str, *ids: int) -> torch.Generator:
     """Torch generator of a named stream on a device. CPU and CUDA streams of one name differ.
 

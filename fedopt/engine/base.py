@@ -108,14 +108,14 @@ class ConcatUpdates:
         return list(values.split([len(piece) for piece in self.pieces]))
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
-        """Sum of the pieces' weighted sums, in order."""
+        """Sum of the pieces' weighted sums, in order; small neighbours of one form are summed in one go."""
+        from fedopt.engine.pieces import sum_of_small
         from fedopt.engine.threads import in_order
 
         if not self.pieces:
             raise ValueError("an empty batch has no weighted sum; the caller knows the dimension")
-        parts = zip(self.pieces, self._split(weights), strict=True)
-        values = in_order(lambda part: part[0].weighted_sum(part[1]), parts)
-        return functools.reduce(operator.add, values)
+        groups = sum_of_small(self.pieces, self._split(weights))
+        return functools.reduce(operator.add, in_order(lambda group: group(), groups))
 
     def norms(self) -> torch.Tensor:
         """Row norms of all pieces."""
@@ -144,13 +144,19 @@ class ConcatUpdates:
             if not taken or taken[-1][0] is not owner:
                 taken.append((owner, []))
             taken[-1][1].append(row)
-        return ConcatUpdates(tuple(owner.take(rows) for owner, rows in taken))
+        return concatenated([owner.take(rows) for owner, rows in taken])
 
     def rows(self) -> torch.Tensor:
         """All rows."""
         import torch
 
         return torch.cat([piece.rows() for piece in self.pieces])
+
+
+def concatenated(batches: Sequence[UpdateBatch]) -> UpdateBatch:
+    """Batches one after the other, without batches inside batches."""
+    flat = [piece for each in batches for piece in (each.pieces if isinstance(each, ConcatUpdates) else (each,))]
+    return flat[0] if len(flat) == 1 else ConcatUpdates(tuple(flat))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from fedopt.engine.base import DenseUpdates, LocalRule
+from fedopt.engine.convolution import Convolution, MaxPool, is_plain_convolution, is_plain_pooling
+from fedopt.engine.dropout import Dropout, chunk_keys, seen_before
 from fedopt.engine.dual import DualHidden, DualInput
 from fedopt.engine.dual_core import DualLayer
-from fedopt.engine.layers import Dropout, Flatten, Linear, ReLU, Stateless
+from fedopt.engine.layers import Flatten, Linear, ReLU, Stateless
 from fedopt.engine.losses import loss_and_gradient
 from fedopt.engine.noise import NoiseStreams
 from fedopt.engine.pieces import Piece, PiecewiseUpdates
@@ -28,9 +30,9 @@ from fedopt.engine.rules import clipping_factors
 from fedopt.engine.stacked_trunk import StackedTrunk
 from fedopt.engine.steps import Steps
 from fedopt.engine.tasks import Chunk, LossTask, Trained
+from fedopt.engine.transfer import to_device
 from fedopt.engine.trunk import Trunk
 from fedopt.models._inspect import unvectorizable
-from fedopt.rng import torch_generator
 
 DualUse = Literal["never", "always", "auto"]
 STATELESS = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.MaxPool2d, nn.AvgPool2d, nn.Softplus)
@@ -46,13 +48,16 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
-def split_chain(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
+def split_chain(module: nn.Module, convolutions: bool = False) -> tuple[list[nn.Module], list[nn.Module]] | None:
     """Trunk and head of a chain: the head starts behind the last layer that is not known by hand.
 
-    None when there is no such split: not a chain, no linear layer in the head, or a trunk with dropout.
+    ``convolutions`` says whether convolutions count as known. None when there is no such split: not a chain, no linear
+    layer in the head, or a trunk with dropout.
     """
     layers = layers_of(module)
-    unknown = [i for i, layer in enumerate(layers) if not _is_known(layer)]
+    unknown = [
+        i for i, layer in enumerate(layers) if not (_is_known(layer) or (convolutions and is_plain_convolution(layer)))
+    ]
     cut = unknown[-1] + 1 if unknown else 0
     trunk, head = layers[:cut], layers[cut:]
     while trunk and head and isinstance(head[0], nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Flatten):
@@ -96,17 +101,21 @@ class Batched:
     Args:
         task: the model and data; the model must be a chain that ``split_chain`` accepts.
         dual: whether linear layers may be in dual form.
-        stacked: whether the trunk runs for all rows at once; by default it does where that pays, on a GPU.
+        stacked: whether convolutions and what else is in the trunk run for all rows at once; by default they do where
+            that pays, on a GPU.
     """
 
     def __init__(self, task: LossTask, dual: DualUse, stacked: bool | None = None):
-        parts = split_chain(task.module)
+        together = task.device.type != "cpu" if stacked is None else stacked
+        parts = split_chain(task.module, convolutions=together)
         if parts is None or task.task.kind not in ("classification", "regression"):
             raise ValueError("the batched formulation needs an nn.Sequential ending in linear layers; use loop or vmap")
         trunk, head = parts
+        if not any(True for layer in trunk for _ in layer.parameters()):
+            trunk, head = [], trunk + head  # nothing to train there: layers like any other
         self.name = "batched" if dual == "never" else "dual"
         self._task, self._dual = task, dual
-        self._trunk = _trunk(task, nn.Sequential(*trunk), task.device.type != "cpu" if stacked is None else stacked)
+        self._trunk = _trunk(task, nn.Sequential(*trunk), together)
         self._has_trunk = bool(trunk)
         self._head = [layer for layer in head if type(layer) is not nn.Identity]
         if not trunk and self._head and isinstance(self._head[0], nn.Flatten):
@@ -132,7 +141,9 @@ class Batched:
         """Numbers that a row of ``steps`` batches of ``width`` examples keeps in use: weights, or their dual form."""
         total, first = 0, True
         for layer in self._head:
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Conv2d):
+                total, first = total + layer.weight.numel(), False
+            elif isinstance(layer, nn.Linear):
                 dual = self._form(layer, rule, steps, width, first) is not Linear
                 total += steps * width * (steps * width + layer.out_features) if dual else layer.weight.numel()
                 first = False
@@ -160,7 +171,7 @@ class Batched:
         if self._has_trunk:
             self._trunk.begin(chunk)
             made, begin = [self._trunk], self._trunk.spec.size
-        streams = self._dropout_streams(chunk)
+        dropouts = self._dropouts(chunk)
         for layer in self._head:
             if isinstance(layer, nn.Linear):
                 made.append(self._linear(layer, chunk, begin, first=not made and self._inputs.dim() == 2))
@@ -168,9 +179,14 @@ class Batched:
             elif isinstance(layer, nn.Flatten):
                 made.append(Flatten())
             elif isinstance(layer, nn.ReLU):
-                made.append(ReLU(bool(made) and isinstance(made[-1], Linear | DualLayer)))
+                made.append(ReLU(bool(made) and isinstance(made[-1], Linear | DualLayer | Convolution)))
+            elif isinstance(layer, nn.Conv2d):
+                made.append(Convolution(layer, chunk, begin, self._task.bfloat16))
+                begin += sum(p.numel() for p in layer.parameters())
+            elif is_plain_pooling(layer):
+                made.append(MaxPool(layer))  # type: ignore[arg-type]
             elif isinstance(layer, nn.Dropout):
-                made += [Dropout(layer.p, streams, chunk.counts)] if layer.p > 0 else []
+                made += [each for each in [dropouts.pop(0)] if layer.p > 0]
             else:
                 made.append(Stateless(layer))
         return made
@@ -190,11 +206,12 @@ class Batched:
         wide = layer.weight.numel() >= WIDE and steps * width * width <= 48 * layer.out_features
         return DualHidden if allowed and not first and (self._dual == "always" or wide) else Linear
 
-    def _dropout_streams(self, chunk: Chunk) -> list[torch.Generator]:
-        if not any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self._head):
-            return []
-        names = zip(chunk.seeds, chunk.clients, chunk.tasks, strict=True)
-        return [torch_generator(self._task.device, seed, "dropout", c, t) for seed, c, t in names]
+    def _dropouts(self, chunk: Chunk) -> list[Dropout]:
+        layers, device = [layer for layer in self._head if isinstance(layer, nn.Dropout)], self._task.device
+        if not any(layer.p > 0 for layer in layers):
+            return [Dropout(0.0, chunk.indices, chunk.indices) for _ in layers]
+        keys, seen = chunk_keys(chunk, len(layers), device), to_device(seen_before(chunk.counts), device)
+        return [Dropout(layer.p, own, seen) for layer, own in zip(layers, keys, strict=True)]
 
     def _gradient(self, layers: list[Any], data: Steps, step: int, rows: int, rule: LocalRule) -> None:
         """Forward and backward pass; layers remember their gradients, of the mean loss unless examples are clipped."""

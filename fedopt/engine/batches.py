@@ -9,7 +9,7 @@ import numpy as np
 
 from fedopt.data.base import ClientIndex
 from fedopt.engine.base import BatchPlan, Cohort
-from fedopt.rng import generator
+from fedopt.rng import Rekeyed
 
 Order = Literal["shuffled", "sampled", "poisson"]
 
@@ -44,16 +44,16 @@ def plan_batches(
         ValueError: unknown order, or ``poisson`` with neither a probability nor a batch size.
     """
     wanted = list(cohort.steps if steps is None else steps)
-    rows = []
+    rows, owned, streams, draw_row = [], [], Rekeyed(), _draw(order, sampling_probability)
+    # Where nothing depends on the examples, having none must not show either: empty batches, and their noise.
+    blind = order == "poisson" and sampling_probability is not None and denominator is not None
     for client, task, count in zip(cohort.clients, cohort.tasks, wanted, strict=True):
         examples = client_index.of(client)
-        draw = generator(cohort.seed, "batches", client, task)
+        owned.append(examples)
+        draw = streams.at(cohort.seed, "batches", client, task)
         size = len(examples) if batch_size == "full" else batch_size
-        # Where nothing depends on the examples, having none must not show either: empty batches, and their noise.
-        blind = order == "poisson" and sampling_probability is not None and denominator is not None
-        number = count if len(examples) or blind else 0
-        rows.append(_draw(order, sampling_probability)(draw, examples, size, number))
-    plan = _pack(rows, [client_index.of(client) for client in cohort.clients])
+        rows.append(draw_row(draw, examples, size, count if len(examples) or blind else 0))
+    plan = _pack(rows, owned)
     if denominator is not None:
         return BatchPlan(plan.indices, plan.counts, plan.steps, np.full(plan.counts.shape, float(denominator)))
     if order != "poisson":
@@ -91,15 +91,16 @@ def _shuffled(draw: np.random.Generator, examples: np.ndarray, size: int, steps:
     total = len(examples)
     if steps == 0:
         return np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
+    width = min(size, total)
     per_pass = -(-total // size)
     passes = -(-steps // per_pass)
-    width = min(size, total)
     order = np.zeros((passes, per_pass * width), np.int64)
     for i in range(passes):
-        order[i, :total] = draw.permutation(examples)
-    counts = np.full(per_pass, width, np.int64)
-    counts[-1] = total - (per_pass - 1) * width
-    return order.reshape(-1, width)[:steps], np.tile(counts, passes)[:steps]
+        order[i, :total] = examples
+        draw.shuffle(order[i, :total])
+    counts = np.full((passes, per_pass), width, np.int64)
+    counts[:, -1] = total - (per_pass - 1) * width
+    return order.reshape(-1, width)[:steps], counts.reshape(-1)[:steps]
 
 
 def _sampled(draw: np.random.Generator, examples: np.ndarray, size: int, steps: int) -> Row:
@@ -133,13 +134,13 @@ def _pack(rows: list[Row], examples: list[np.ndarray]) -> BatchPlan:
     width = max(width, int(longest > 0 and any(map(len, examples))))  # where every Poisson batch is empty
     indices = np.zeros((len(rows), longest, width), np.int64)
     counts = np.zeros((len(rows), longest), np.int64)
+    first = np.zeros(len(rows), np.int64)
     for i, (row_indices, row_counts) in enumerate(rows):
         indices[i, : len(row_counts), : row_indices.shape[1]] = row_indices
         counts[i, : len(row_counts)] = row_counts
-        padding = np.arange(width) >= counts[i, :, None]
-        if len(examples[i]) and padding.any():
-            # Of the same batch where it has one, so that a batch computes nothing but its own examples.
-            filling = np.where(counts[i, :, None] > 0, indices[i, :, :1], examples[i][0])
-            indices[i] = np.where(padding, filling, indices[i])
+        first[i] = examples[i][0] if len(examples[i]) else 0
+    # Of the same batch where it has one, so that a batch computes nothing but its own examples.
+    filling = np.where(counts > 0, indices[:, :, :1].sum(2), first[:, None])
+    np.copyto(indices, filling[..., None], where=np.arange(width) >= counts[..., None])
     steps = np.array([len(row_counts) for _, row_counts in rows], np.int64)
     return BatchPlan(indices, counts, steps, np.maximum(counts, 1).astype(np.float64))

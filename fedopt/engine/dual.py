@@ -11,6 +11,8 @@ from fedopt.engine.precision import exact_products
 from fedopt.engine.tasks import Chunk
 from fedopt.engine.transfer import to_device
 
+SPARSE = 0.8  # of the places used: below this, padding costs more than taking it out
+
 
 class Slots:
     """Where the examples of every batch are among a row's slots.
@@ -21,6 +23,7 @@ class Slots:
     Attributes:
         index: example of every slot ``[rows, slots]``.
         positions: slot of every batch member ``[rows, steps, batch]``, or None where slices suffice.
+        used: slots of every row, the first ones.
     """
 
     def __init__(self, chunk: Chunk):
@@ -28,6 +31,7 @@ class Slots:
         self.width = width
         self.positions: torch.Tensor | None = None
         self.index = chunk.indices.reshape(rows, steps * width)
+        self.used = tuple(count * width for count in chunk.steps)
         if steps > 1:
             self._share_repeats(chunk)
 
@@ -45,6 +49,7 @@ class Slots:
             index[row] = unique[0]  # unused slots hold the row's own, as padding does
             index[row, : len(unique)] = unique
             positions[row] = inverse.reshape(-1)
+        self.used = tuple(len(unique) for unique, _ in found)
         device = self.index.device
         self.index = to_device(index, device)
         self.positions = to_device(positions.reshape(rows, steps, width), device)
@@ -60,12 +65,32 @@ class DualInput(DualLayer):
 
     def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, inputs: torch.Tensor, bfloat16: bool = False):
         self._slots = Slots(chunk)
-        super().__init__(layer, chunk, begin, self._slots.index.shape[1], bfloat16)
+        rows, slots = self._slots.index.shape
+        super().__init__(layer, chunk, begin, slots, self._slots.used, bfloat16)
         self._inputs, self._step = inputs, 0
-        seen = inputs.index_select(0, self._slots.index.flatten()).view(*self._slots.index.shape, -1)
+        if inputs.device.type == "cpu" and sum(self._used) < SPARSE * rows * slots:
+            self._multiply_used()
+            return
+        seen = inputs.index_select(0, self._slots.index.flatten()).view(rows, slots, -1)
         with exact_products():  # norms are made of it
             self._gram = torch.bmm(seen, seen.transpose(1, 2))
         self._shared = self._times_starts(seen, transposed=True)
+
+    def _multiply_used(self) -> None:
+        """Both products without the padding: rows of very different lengths, as asynchronous methods mix them."""
+        rows, slots = self._slots.index.shape
+        filled = np.flatnonzero(np.arange(slots) < np.array(self._used)[:, None])
+        places = torch.from_numpy(filled)
+        seen = self._inputs.index_select(0, self._slots.index.flatten().index_select(0, places))
+        self._gram = torch.zeros(rows, slots, slots)
+        for row, mine in enumerate(seen.split(self._used)):
+            self._gram[row, : len(mine), : len(mine)] = mine @ mine.T
+        self._shared = torch.zeros(rows * slots, self._starts.shape[1])
+        start_of = self._start_of.index_select(0, torch.from_numpy(filled // slots))
+        for start in range(len(self._starts)):
+            here = torch.nonzero(start_of == start).flatten() if len(self._starts) > 1 else slice(None)
+            self._shared.index_copy_(0, places[here], self._times(start, seen[here]))
+        self._shared = self._shared.view(rows, slots, -1)
 
     def forward(self, inputs: torch.Tensor, step: int) -> torch.Tensor:
         """``keep * x W_0 + (x X^T) C + b``; ``inputs [rows, batch]`` only says how many rows work."""
@@ -107,8 +132,9 @@ class DualHidden(DualLayer):
     """A wide layer behind others: keeps the history of its inputs ``[rows, steps * batch, in]``, not its weights."""
 
     def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, bfloat16: bool = False):
-        slots = chunk.indices.shape[1] * chunk.indices.shape[2]
-        super().__init__(layer, chunk, begin, slots, bfloat16)
+        _, steps, width = chunk.indices.shape
+        slots, used = steps * width, tuple(count * width for count in chunk.steps)
+        super().__init__(layer, chunk, begin, slots, used, bfloat16)
         rows, device = len(chunk), chunk.indices.device
         self._history = torch.zeros(rows, slots, layer.in_features, device=device)
         self._gram = torch.zeros(rows, slots, slots, device=device)

@@ -33,10 +33,14 @@ class DualLayer(ABC):
         chunk: rows to train.
         begin: offset of the weight in the flat parameters.
         slots: places for inputs per row.
+        used: places that each row needs, the first ones.
         bfloat16: multiply by W_0 in bfloat16, as autocast does.
     """
 
-    def __init__(self, layer: nn.Linear, chunk: Chunk, begin: int, slots: int, bfloat16: bool = False):
+    def __init__(
+        self, layer: nn.Linear, chunk: Chunk, begin: int, slots: int, used: tuple[int, ...], bfloat16: bool = False
+    ):
+        self._used = used
         shape, split = tuple(layer.weight.shape), begin + layer.weight.numel()
         rows, device, rule = len(chunk), chunk.indices.device, chunk.rule
         weights = [start[begin:split].view(shape) for start in chunk.starts]
@@ -89,6 +93,12 @@ class DualLayer(ABC):
             product.index_copy_(0, active, (seen.index_select(0, active) @ weight).float())
         return product
 
+    def _times(self, start: int, seen: torch.Tensor) -> torch.Tensor:
+        """``x W_0^T [., out]`` for one start."""
+        if self._lowered is not None:
+            return (seen.bfloat16() @ self._lowered[start].T).float()
+        return seen @ self._starts[start].T
+
     def _kept(self, product: torch.Tensor) -> torch.Tensor:
         return product if self._keep is None else product * self._keep[: len(product), None, None]
 
@@ -134,7 +144,8 @@ class DualLayer(ABC):
         """The weight's update in dual form, and the bias."""
         shift = None if self._keep is None else self._keep - 1.0
         inputs, index = self._inputs_and_index()
-        weight = DualPiece(inputs, index, self._coefficients, shift, self._starts, self._start_of, self._squares())
+        squares = self._squares()
+        weight = DualPiece(inputs, index, self._coefficients, shift, self._starts, self._start_of, squares, self._used)
         return [weight] if self.bias is None else [weight, DensePiece(self.bias.update())]
 
     def _squares(self) -> torch.Tensor:

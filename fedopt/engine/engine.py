@@ -20,7 +20,7 @@ from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_clien
 from fedopt.engine.flat_module import FlatModule, flatten, spec_of
 from fedopt.engine.losses import example_loss
 from fedopt.engine.objective import ObjectiveSteps
-from fedopt.engine.select import Selection, fallback, select
+from fedopt.engine.select import Formulations, Selection
 from fedopt.engine.tasks import Chunk, LossTask, Trained, even_blocks, make_chunk
 from fedopt.engine.threads import Lender, available, in_order, use
 from fedopt.engine.transfer import rows_at
@@ -32,6 +32,7 @@ from fedopt.types import ParamSpec
 
 Split = Literal["test", "train"]
 MOST_ROWS, MOST_ROWS_CUDA = 256, 4096
+NUMBERS_CUDA = 2**28  # parameters of a block: 1 GiB
 
 
 class CohortEngine:
@@ -115,7 +116,8 @@ class CohortEngine:
             seed=self.seed,
             bfloat16=self.dtype == "bfloat16",
         )
-        self.selection, self.formulation = select(self.task, formulation)
+        self._formulations = Formulations(self.task, formulation)
+        self.selection, self.formulation = self._formulations.selection, self._formulations.chosen
 
     def initial_parameters(self) -> torch.Tensor:
         """Starting parameters ``[d]`` on the device: the module's default initialisation under a named stream."""
@@ -145,12 +147,13 @@ class CohortEngine:
     def block_rows(self) -> int:
         """About how many rows are computed together inside ``train`` (see ``even_blocks``).
 
-        What fits the cache of a CPU; a GPU wants all it can get.
+        What fits the cache of a CPU. A GPU is busy with far fewer rows than fit its memory; more of them only make
+        short clients wait for long ones.
         """
         if self.block != "auto":
             return max(1, int(self.block))
         if self.device.type == "cuda":
-            return self.chunk_rows()
+            return min(self.chunk_rows(), max(64, NUMBERS_CUDA // self.spec.size))
         return min(self.chunk_rows(), getattr(self.formulation, "preferred_rows", MOST_ROWS))
 
     def plan_batches(
@@ -205,14 +208,8 @@ class CohortEngine:
         return Trained(ReorderedUpdates(updates, tuple(position)), losses)
 
     def formulation_for(self, rule: LocalRule) -> Any:
-        """The chosen formulation, or the one it falls back to."""
-        supports = getattr(self.formulation, "supports", None)
-        return self.formulation if supports is None or supports(rule) else self._fallback
-
-    @cached_property
-    def _fallback(self) -> Any:
-        """Made only when needed: whether vmap applies takes seconds to find out."""
-        return fallback(self.task)
+        """The chosen formulation, or the one that takes over for this rule."""
+        return self.formulation if self.data.objective is not None else self._formulations.covering(rule)
 
     def _lender_for(self, rule: LocalRule) -> Lender:
         chosen = self.formulation_for(rule)

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from fedopt.rng import torch_generator
+from fedopt.engine.dropout import StreamDropout, mask_keys
+from fedopt.engine.transfer import to_device
 from fedopt.types import ParamSpec
 
 
@@ -46,25 +47,9 @@ class FlatModule:
         for name, value in self.module.named_buffers():
             value.copy_(self._buffers[name])
         if self.dropouts:
-            made = torch_generator(self.flat.device, seed, "dropout", client, task)
-            for layer in self.dropouts:
-                layer.generator = made
-
-
-class StreamDropout(nn.Module):
-    """Dropout that draws its masks from a named stream, so that they do not depend on the order of computation."""
-
-    def __init__(self, probability: float):
-        super().__init__()
-        self.probability = probability
-        self.generator: torch.Generator | None = None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Zero each value with the given probability and rescale the rest; identity outside training."""
-        if not self.training or self.probability == 0.0:
-            return inputs
-        drawn = torch.rand(inputs.shape, generator=self.generator, device=inputs.device)
-        return inputs * ((drawn >= self.probability) / (1.0 - self.probability))
+            keys = to_device(mask_keys(seed, client, task, len(self.dropouts)), self.flat.device)
+            for layer, own in zip(self.dropouts, keys, strict=True):
+                layer.begin(own)
 
 
 def _forget_statistics(module: nn.Module) -> None:
@@ -77,12 +62,13 @@ def _forget_statistics(module: nn.Module) -> None:
 
 
 def _replace_dropout(module: nn.Module) -> list[StreamDropout]:
+    """Put stream dropout in place of dropout; in the order of the module, which numbers the streams."""
     made = []
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Dropout:
-                layer = StreamDropout(child.p)
-                layer.train(child.training)
-                setattr(parent, name, layer)
-                made.append(layer)
+    for name, child in list(module.named_modules()):
+        if type(child) is nn.Dropout and name:
+            layer = StreamDropout(child.p)
+            layer.train(child.training)
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, layer)
+            made.append(layer)
     return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -166,24 +165,3 @@ class Stateless:
             return None
         (found,) = torch.autograd.grad(self._outputs, self._inputs, gradient.flatten(0, 1))
         return found.unflatten(0, self._rows)
-
-
-class Dropout:
-    """Dropout with each client's own named stream, drawn as the loop draws it."""
-
-    def __init__(self, probability: float, streams: list[torch.Generator], counts: np.ndarray):
-        self._probability, self._streams, self._counts = probability, streams, counts.tolist()
-
-    def forward(self, inputs: torch.Tensor, step: int) -> torch.Tensor:
-        """Zero each value with the given probability and rescale the rest."""
-        self._mask = torch.zeros_like(inputs)
-        keep = 1.0 - self._probability
-        for row in range(len(inputs)):
-            count = self._counts[row][step]
-            drawn = torch.rand((count, *inputs.shape[2:]), generator=self._streams[row], device=inputs.device)
-            self._mask[row, :count] = (drawn >= self._probability) / keep
-        return inputs * self._mask
-
-    def backward(self, gradient: torch.Tensor, needs_input: bool) -> torch.Tensor | None:
-        """The same mask."""
-        return gradient * self._mask if needs_input else None

@@ -28,16 +28,23 @@ class NoiseStreams:
     def draw(self, rows: int, scales: torch.Tensor) -> torch.Tensor:
         """Noise of one step for the active rows, divided by the denominators ``[rows, d]``."""
         self._steps += 1
-        drawn = torch.empty(rows, self._shape[1], device=self._device)
-        for row in range(rows):
-            drawn[row] = self._streams[row].normal((self._shape[1],))
-        return drawn.mul_((self._stds[:rows] * scales)[:, None])
+        return self._drawn(rows).mul_((self._stds[:rows] * scales)[:, None])
 
     def add(self, context: StepContext, parameters: list[RowsParameter]) -> None:
-        """Add the noise of one plain step to the parameters, row by row while it is in the cache."""
-        for row in range(context.rows):
-            drawn = self._streams[row].normal((self._shape[1],))
-            rate = float(context.rates) * self._scales[row][self._steps]
-            for parameter in parameters:
-                parameter.values[row].view(-1).add_(drawn[parameter.begin : parameter.end], alpha=-rate)
+        """Add the noise of one plain step to the parameters; on a CPU row by row, while it is in the cache."""
+        step, rate, rows = self._steps, float(context.rates), context.rows
         self._steps += 1
+        if self._device.type != "cpu":
+            factors = to_device([rate * self._scales[row][step] for row in range(rows)], self._device, torch.float32)
+            drawn = self._drawn(rows).mul_(factors[:, None])
+            for parameter in parameters:
+                parameter.flat(rows).sub_(drawn[:, parameter.begin : parameter.end])
+            return
+        for row in range(rows):
+            drawn = self._streams[row].normal((self._shape[1],))
+            for parameter in parameters:
+                values = parameter.values[row].view(-1)
+                values.add_(drawn[parameter.begin : parameter.end], alpha=-rate * self._scales[row][step])
+
+    def _drawn(self, rows: int) -> torch.Tensor:
+        return torch.stack([self._streams[row].normal((self._shape[1],)) for row in range(rows)])

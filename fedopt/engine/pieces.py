@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 
+from fedopt.engine.base import UpdateBatch
 from fedopt.engine.precision import exact_products
-from fedopt.engine.transfer import rows_at, to_device
+from fedopt.engine.transfer import to_device
+
+TOGETHER = 16  # rows that are summed in one product
 
 
 class Piece(Protocol):
@@ -37,8 +41,8 @@ class Piece(Protocol):
         """Row i times ``factors[i]``."""
         ...
 
-    def take(self, index: list[int]) -> Piece:
-        """Some rows."""
+    def take(self, index: list[int], where: torch.Tensor) -> Piece:
+        """Some rows; ``where`` is the index on the device."""
         ...
 
     def rows(self) -> torch.Tensor:
@@ -78,9 +82,9 @@ class DensePiece:
         """Scaled copy."""
         return DensePiece(self.values * factors[:, None])
 
-    def take(self, index: list[int]) -> DensePiece:
+    def take(self, index: list[int], where: torch.Tensor) -> DensePiece:
         """Selected rows."""
-        return DensePiece(rows_at(self.values, index))
+        return DensePiece(self.values.index_select(0, where))
 
     def rows(self) -> torch.Tensor:
         """The values."""
@@ -104,6 +108,7 @@ class DualPiece:
         shift: ``[rows]``, or None for zero (without weight decay and proximal term it is).
         starts: distinct starting weights ``[k, out, in]`` with ``start_of [rows]``; used where shift is not None.
         squares: squared norm of every row ``[rows]``, from Gram matrices.
+        used: slots of every row, the first ones; the rest is padding.
     """
 
     inputs: torch.Tensor
@@ -113,6 +118,7 @@ class DualPiece:
     starts: torch.Tensor
     start_of: torch.Tensor
     squares: torch.Tensor
+    used: tuple[int, ...]
 
     @property
     def device(self) -> torch.device:
@@ -126,14 +132,25 @@ class DualPiece:
 
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """One product over all rows and slots: ``(w * C)^T X``."""
-        scaled = (self.coefficients * weights[:, None, None]).flatten(0, 1)
-        total = scaled.T @ self.inputs.index_select(0, self.index.flatten())
-        if self.shift is not None:
-            moved = weights * self.shift
-            # Not index_add_: on a GPU its sums depend on which thread comes first.
-            shares = torch.stack([(moved * (self.start_of == k)).sum() for k in range(len(self.starts))])
-            total += torch.tensordot(shares, self.starts, 1)
-        return total.flatten()
+        total = self.scaled_coefficients(weights).T @ self.seen()
+        return self.plus_shifts(total, weights).flatten()
+
+    def scaled_coefficients(self, weights: torch.Tensor) -> torch.Tensor:
+        """``w * C`` of all rows and slots ``[rows * slots, out]``."""
+        return (self.coefficients * weights[:, None, None]).flatten(0, 1)
+
+    def seen(self) -> torch.Tensor:
+        """Inputs of all rows and slots ``[rows * slots, in]``."""
+        return self.inputs.index_select(0, self.index.flatten())
+
+    def plus_shifts(self, total: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Add the rows' shares of their starts to ``[out, in]``."""
+        if self.shift is None:
+            return total
+        moved = weights * self.shift
+        # Not index_add_: on a GPU its sums depend on which thread comes first.
+        shares = torch.stack([(moved * (self.start_of == k)).sum() for k in range(len(self.starts))])
+        return total.add_(torch.tensordot(shares, self.starts, 1))
 
     def squared_norms(self) -> torch.Tensor:
         """As computed during training."""
@@ -149,16 +166,26 @@ class DualPiece:
             squares=self.squares * factors.square(),
         )
 
-    def take(self, index: list[int]) -> DualPiece:
-        """Selected rows."""
+    def take(self, index: list[int], where: torch.Tensor) -> DualPiece:
+        """Selected rows, without slots that are padding in all of them."""
+        used = tuple(self.used[row] for row in index)
+        most = max(used, default=0)
         return replace(
             self,
-            index=rows_at(self.index, index),
-            coefficients=rows_at(self.coefficients, index),
-            shift=None if self.shift is None else rows_at(self.shift, index),
-            start_of=rows_at(self.start_of, index),
-            squares=rows_at(self.squares, index),
+            index=self.index[:, :most].index_select(0, where),
+            coefficients=self.coefficients[:, :most].index_select(0, where),
+            shift=None if self.shift is None else self.shift.index_select(0, where),
+            start_of=self.start_of.index_select(0, where),
+            squares=self.squares.index_select(0, where),
+            used=used,
         )
+
+    def with_own_inputs(self) -> DualPiece:
+        """The same piece without what belongs to others: inputs that it uses, and no more of them."""
+        if len(self.inputs) <= self.index.numel():
+            return self
+        own = torch.arange(self.index.numel(), device=self.device).view(self.index.shape)
+        return replace(self, inputs=self.seen(), index=own)
 
     def rows(self) -> torch.Tensor:
         """Build every row."""
@@ -205,7 +232,15 @@ class PiecewiseUpdates:
         chosen = list(index)
         if chosen == list(range(self.count)):
             return self
-        return PiecewiseUpdates(tuple(piece.take(chosen) for piece in self.pieces), len(chosen))
+        where = to_device(chosen, self.pieces[0].device, torch.int64)
+        return PiecewiseUpdates(tuple(piece.take(chosen, where) for piece in self.pieces), len(chosen))
+
+    def with_own_inputs(self) -> PiecewiseUpdates:
+        """The same updates without tensors that belong to others (all training examples): for storing."""
+        return PiecewiseUpdates(
+            tuple(piece.with_own_inputs() if isinstance(piece, DualPiece) else piece for piece in self.pieces),
+            self.count,
+        )
 
     def rows(self) -> torch.Tensor:
         """All rows ``[rows, d]``."""
@@ -219,3 +254,50 @@ class PiecewiseUpdates:
             for piece in self.pieces:
                 piece.add_row(row, onto[begin : begin + piece.columns])
                 begin += piece.columns
+
+
+def summed_together(batches: Sequence[PiecewiseUpdates], weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Weighted sum over several batches ``[d]``: one product per layer instead of one per batch and layer.
+
+    Args:
+        batches: of one model, with the same form of every layer.
+        weights: ``[rows]`` for each.
+    """
+    device = batches[0].pieces[0].device
+    shares = [to_device(each, device, torch.float32) for each in weights]
+    found = []
+    with exact_products():
+        for pieces in zip(*(batch.pieces for batch in batches), strict=True):
+            pairs = list(zip(pieces, shares, strict=True))
+            if isinstance(pieces[0], DualPiece):
+                coefficients = torch.cat([piece.scaled_coefficients(share) for piece, share in pairs])
+                total = coefficients.T @ torch.cat([piece.seen() for piece in pieces])
+                for piece, share in pairs:
+                    total = piece.plus_shifts(total, share)
+                found.append(total.flatten())
+            else:
+                found.append(torch.cat(shares) @ torch.cat([piece.rows() for piece in pieces]))
+        return torch.cat(found)
+
+
+def sum_of_small(batches: Sequence[UpdateBatch], weights: Sequence[torch.Tensor]) -> list[Callable[[], torch.Tensor]]:
+    """Calls that sum neighbouring batches, together where they are small and of one form.
+
+    A buffered method collects a row here and two there; a product for each would write the whole model every time.
+    """
+    groups: list[list[int]] = []
+    rows, form = 0, None
+    for place, batch in enumerate(batches):
+        own = tuple(map(type, batch.pieces)) if isinstance(batch, PiecewiseUpdates) else None
+        if not groups or own is None or own != form or rows + len(batch) > TOGETHER:
+            groups.append([])
+            rows, form = 0, own
+        groups[-1].append(place)
+        rows += len(batch)
+    return [partial(_summed, [batches[i] for i in group], [weights[i] for i in group]) for group in groups]
+
+
+def _summed(batches: list[Any], weights: list[torch.Tensor]) -> torch.Tensor:
+    if len(batches) == 1:
+        return batches[0].weighted_sum(weights[0])  # type: ignore[no-any-return]
+    return summed_together(batches, weights)

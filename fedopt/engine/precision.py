@@ -32,8 +32,8 @@ def use(dtype: str) -> None:
 
 
 def lowered(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
-    """Autocast to bfloat16, where asked for."""
-    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+    """Autocast to bfloat16, where asked for; not without numbers (``meta``), which autocast does not know."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 and device.type != "meta" else nullcontext()
 
 
 @contextmanager

@@ -1,17 +1,17 @@
 """Which formulation computes a model's cohorts, and why.
 
-The rule, from the measurements in ``docs/performance.md``: chains that end in linear layers go to the hand-batched
-layers, with wide linear layers in dual form (on a CPU only where there are any); everything else to the loop on a CPU
-(where ``vmap`` gains nothing: writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a
-GPU where it can run the module.
-Per-example clipping where the batched layers do not cover it goes to ``vmap``, else to the loop.
-``graphed`` is never chosen by itself: nobody has measured it on a GPU yet.
+The rule, from the measurements in ``docs/performance.md``: on a GPU chains of known layers are replayed as CUDA graphs.
+Other chains that end in linear layers, and on a CPU all of them, go to the hand-batched layers, with wide linear layers
+in dual form (on a CPU only where there are any); everything else to the loop on a CPU (where ``vmap`` gains nothing:
+writing per-client gradients costs more than the loop's overhead) and to ``vmap`` on a GPU where it can run the module.
+A local rule that the chosen formulation does not cover goes to the first of dual, vmap and loop that does.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from fedopt.engine.base import LocalRule
 from fedopt.engine.batched import Batched, has_wide_layer, split_chain
 from fedopt.engine.graphed import Graphed, graphed_refusal
 from fedopt.engine.loop import Loop
@@ -43,13 +43,43 @@ def select(task: LossTask, wanted: str) -> tuple[Selection, Any]:
     return Selection(chosen, reason), build(task, chosen)
 
 
-def fallback(task: LossTask) -> Any:
-    """What computes the rules that the formulation does not cover."""
-    return Loop(task) if _trouble(task, "vmap") is not None else Vectorized(task)
+class Formulations:
+    """The chosen formulation of a task, and those that take over where it does not cover a local rule.
+
+    Args:
+        task: model and data.
+        wanted: ``auto`` or one of ``FORMULATIONS``.
+    Raises:
+        ValueError: unknown formulation.
+    """
+
+    def __init__(self, task: LossTask, wanted: str):
+        self._task = task
+        self.selection, self.chosen = select(task, wanted)
+        self._made: dict[str, Any] = {}
+
+    def covering(self, rule: LocalRule) -> Any:
+        """The chosen one, or the first of dual, vmap and loop that covers the rule."""
+        if _covers(self.chosen, rule):
+            return self.chosen
+        # Made only when needed: whether vmap applies takes seconds to find out.
+        return next(found for found in map(self._other, ("dual", "vmap", "loop")) if found and _covers(found, rule))
+
+    def _other(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = None if _trouble(self._task, name) is not None else build(self._task, name)
+        return self._made[name]
+
+
+def _covers(formulation: Any, rule: LocalRule) -> bool:
+    supports = getattr(formulation, "supports", None)
+    return supports is None or bool(supports(rule))
 
 
 def _rule(task: LossTask) -> tuple[str, str]:
     no_chain = _trouble(task, "dual")
+    if task.device.type == "cuda" and _trouble(task, "graphed") is None:
+        return "graphed", "a chain of known layers: hand-batched, its steps replayed as CUDA graphs"
     if no_chain is None and (task.device.type != "cpu" or has_wide_layer(task.module)):
         return "dual", "a chain ending in linear layers: hand-batched, wide layers in dual form where that is less work"
     if no_chain is None:

@@ -21,7 +21,7 @@ def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = Non
     if made.device.type != "cpu" or device.type == "cpu":
         return made.to(device)
     if device.type == "cuda":
-        made = made.pin_memory()
+        made = made.contiguous().pin_memory()  # a view that repeats numbers cannot be pinned
     return made.to(device, non_blocking=True)
 
 

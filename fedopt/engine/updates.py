@@ -67,3 +67,12 @@ def add_row(batch: UpdateBatch, row: int, onto: torch.Tensor) -> None:
         batch.add_row(row, onto)
     else:
         onto += batch.take([row]).rows()[0]
+
+
+def with_own_inputs(batch: UpdateBatch) -> UpdateBatch:
+    """The same updates without tensors that belong to others, for storing: a dual piece refers to all examples."""
+    if isinstance(batch, ReorderedUpdates):
+        return ReorderedUpdates(with_own_inputs(batch.inner), batch.position)
+    if isinstance(batch, ConcatUpdates):
+        return ConcatUpdates(tuple(with_own_inputs(piece) for piece in batch.pieces))
+    return batch.with_own_inputs() if isinstance(batch, PiecewiseUpdates) else batch

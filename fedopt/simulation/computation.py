@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fedopt.clients.base import ClientWork, stack_states
-from fedopt.engine.base import Cohort, UpdateBatch
+from fedopt.engine.base import Cohort, UpdateBatch, concatenated
 from fedopt.engine.transfer import all_finite, finite_sums, read, rows_at
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.privacy.finite import zero_rows
@@ -193,31 +193,44 @@ class Computation:
         self, ids: list[int], weights: dict[int, float], step: int, state: Any, into: Gathered, keep: bool
     ) -> None:
         """Clip and randomise on the client, add up; what is not finite is dropped, or under privacy zero."""
-        for piece in self._pieces(ids):
-            parts, kept, totals, metrics, failed = self._process(piece, weights, step, state)
+        for together in self._alike(ids):
+            parts, kept, totals, metrics, failed = self._process(together, weights, step, state)
             into.add(parts, kept, totals, metrics, failed, keep=keep)
-            if not keep:
-                for i in piece:
-                    reply = self.pending[i].reply
-                    assert reply is not None
-                    self.pending[i].reply = Computed({}, 0, reply.state, {}, reply.queries)
+        if not keep:
+            for i in ids:
+                reply = self.pending[i].reply
+                assert reply is not None
+                self.pending[i].reply = Computed({}, 0, reply.state, {}, reply.queries)
 
-    def _pieces(self, ids: list[int]) -> list[list[int]]:
-        """The rows of every computed batch together, batches in the order of their first rows."""
-        pieces: dict[int, list[int]] = {}
+    def _alike(self, ids: list[int]) -> list[list[list[int]]]:
+        """The rows of every computed batch together, in the order of their first rows; batches of the same parts and
+        metrics (of one phase) go together."""
+        batches: dict[int, list[int]] = {}
         for i in ids:
-            reply = self.pending[i].reply
-            assert reply is not None
-            pieces.setdefault(id(next(iter(reply.parts.values()), None)), []).append(i)
-        return list(pieces.values())
+            batches.setdefault(id(next(iter(self._reply(i).parts.values()), None)), []).append(i)
+        found: dict[Any, list[list[int]]] = {}
+        for rows in batches.values():
+            reply = self._reply(rows[0])
+            found.setdefault((tuple(reply.parts), tuple(reply.metrics)), []).append(rows)
+        return list(found.values())
 
-    def _process(self, ids: list[int], weights: dict[int, float], step: int, state: Any) -> tuple[Any, ...]:
-        replies = [self.pending[i].reply for i in ids]
-        first = replies[0]
-        assert first is not None
-        index = [r.row for r in replies if r is not None]
-        parts: dict[str, UpdateBatch] = {name: batch.take(index) for name, batch in first.parts.items()}
-        reported = {name: rows_at(values, index) for name, values in first.metrics.items()}
+    def _reply(self, dispatch_id: int) -> Computed:
+        reply = self.pending[dispatch_id].reply
+        assert reply is not None
+        return reply
+
+    def _process(self, batches: list[list[int]], weights: dict[int, float], step: int, state: Any) -> tuple[Any, ...]:
+        ids = [i for rows in batches for i in rows]
+        taken: dict[str, list[UpdateBatch]] = {}
+        metrics_of: dict[str, list[torch.Tensor]] = {}
+        for rows in batches:
+            first, index = self._reply(rows[0]), [self._reply(i).row for i in rows]
+            for name, batch in first.parts.items():
+                taken.setdefault(name, []).append(batch.take(index))
+            for name, values in first.metrics.items():
+                metrics_of.setdefault(name, []).append(rows_at(values, index))
+        parts = {name: concatenated(found) for name, found in taken.items()}
+        reported = {name: torch.cat(found) for name, found in metrics_of.items()}
         if self.mechanism is None:
             return self._plain(parts, ids, reported, weights)
         assert self.noise is not None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fedopt.engine.base import UpdateBatch
+from fedopt.engine.updates import with_own_inputs
 from fedopt.protocol import Dispatch
 from fedopt.types import Ticks
 
@@ -44,7 +45,8 @@ def storable(pending: dict[int, Pending]) -> dict[str, Any]:
             marker = id(next(iter(reply.parts.values())))
             if marker not in batches:
                 batches[marker] = len(stored)
-                stored.append((reply.parts, reply.metrics))
+                parts = {name: with_own_inputs(batch) for name, batch in reply.parts.items()}
+                stored.append((parts, reply.metrics))
             rows[i] = (batches[marker], reply.row, reply.state, reply.queries)
     tasks = {i: (t.dispatch, t.arrives, t.state) for i, t in pending.items()}
     return {"batches": stored, "rows": rows, "tasks": tasks}

@@ -67,13 +67,13 @@ def test_a_second_chunk_leaves_the_first_result_alone(tiny):
 def test_a_step_works_on_the_same_buffers_whatever_the_chunk(tiny):
     """What a captured graph needs: equal addresses, one list of operations, nothing asked of the host."""
     engine, _ = train(tiny, "graphed")
-    (replay,) = engine.formulation._shapes.values()
-    buffers = [replay._indices, replay._moves, replay._keeps, replay._counter, *replay._parameters()]
+    (replay,) = engine.formulation._replays.values()
+    buffers = [replay._indices, replay._moves, replay._keeps, replay._counter, *replay.parameters()]
     addresses = [each.data_ptr() for each in buffers]
     cohort = tiny.cohort(engine, (9, 7, 1, 5, 3))
     plan = engine.plan_batches(cohort, 4)
     engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan)
-    assert list(engine.formulation._shapes.values()) == [replay]
+    assert list(engine.formulation._replays.values()) == [replay]
     assert [each.data_ptr() for each in buffers] == addresses
 
 
@@ -87,14 +87,17 @@ def test_a_step_never_asks_the_host(tiny):
     assert not watch.violations and watch.operations > 100
 
 
-def test_few_shapes_are_kept(tiny, monkeypatch):
-    monkeypatch.setattr(graphed, "MOST_SHAPES", 2)
+def test_buffers_grow_and_few_are_kept(tiny, monkeypatch):
+    monkeypatch.setattr(graphed, "MOST_WIDTHS", 2)
     engine, _ = train(tiny, "graphed")
-    for steps in ((1,), (1, 1), (20, 1)):
+    for steps, batch in (((1,), 2), ((1, 1), 3), ((20, 1), 3), ((2, 2, 2, 2), 3)):
         cohort = tiny.cohort(engine, steps)
-        plan = engine.plan_batches(cohort, 4)
+        plan = engine.plan_batches(cohort, batch)
         engine.train(cohort, LocalRule(torch.full(plan.counts.shape, 0.1)), plan)
-    assert len(engine.formulation._shapes) == 2
+    assert [(each.width, each.capacity, each.steps) for each in engine.formulation._replays.values()] == [
+        (2, 1, 1),
+        (3, 4, 32),
+    ]
 
 
 def test_other_rules_fall_back_and_other_models_say_why(tiny):

@@ -6,6 +6,7 @@ from torch import nn
 
 from fedopt.engine.base import ExampleClipping, LocalRule
 from fedopt.engine.batched import Batched
+from fedopt.engine.convolution import Columns
 from fedopt.engine.stacked_trunk import StackedTrunk
 from fedopt.models.base import Model
 
@@ -37,7 +38,7 @@ RULES = {
 def run(tiny, formulation, model, rule, dual="auto", order="shuffled", stacked=None, **options):
     engine = tiny.engine(formulation, model, tiny.data("classification", (1, 6, 6), 3), **options)
     if dual == "always" or stacked:
-        engine.formulation = Batched(engine.task, dual, stacked)
+        engine.formulation = engine._formulations.chosen = Batched(engine.task, dual, stacked)
     cohort = tiny.cohort(engine, (3, 5, 1, 4, 2), versions=2)
     plan = engine.plan_batches(cohort, 4, order)
     rates = torch.linspace(0.05, 0.3, 5)[:, None].expand(plan.counts.shape)
@@ -76,14 +77,57 @@ def test_dropout_masks_are_those_of_the_loop(tiny, order, dual):
 
 
 @pytest.mark.parametrize("rule", [name for name in RULES if name != "examples"])
-@pytest.mark.parametrize("model", [Images(), Images(normalise=True), Images(dropout=0.5)], ids=["conv", "norm", "drop"])
 @pytest.mark.parametrize("order", ["shuffled", "poisson"])
-def test_a_trunk_for_all_rows_at_once_equals_the_loop(tiny, rule, model, order):
+def test_a_trunk_for_all_rows_at_once_equals_the_loop(tiny, rule, order):
+    model = Images(normalise=True)
     _, expected = run(tiny, "loop", model, RULES[rule], order=order)
     engine, found = run(tiny, "dual", model, RULES[rule], order=order, stacked=True, chunk=3)
     assert isinstance(engine.formulation._trunk, StackedTrunk)
     assert_close(found.updates, expected.updates)
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+class Strided(Model):
+    """Two convolutions with everything a convolution can have, pooling that overlaps, and nested chains."""
+
+    def build(self, task):
+        first = nn.Sequential(nn.Conv2d(1, 3, (2, 3), stride=(2, 1), padding=(2, 1)), nn.ReLU(), nn.Dropout(0.2))
+        second = nn.Sequential(nn.Conv2d(3, 4, 2, dilation=2, bias=False), nn.MaxPool2d(2, stride=1), nn.ReLU())
+        return nn.Sequential(first, second, nn.Flatten(), nn.Dropout(0.3), nn.Linear(24, task.num_outputs))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("model", [Images(dropout=0.5), Strided()], ids=["images", "strided"])
+@pytest.mark.parametrize("order", ["shuffled", "poisson"])
+def test_convolutions_by_columns_equal_the_loop(tiny, rule, model, order):
+    _, expected = run(tiny, "loop", model, rule, order=order)
+    engine, found = run(tiny, "dual", model, rule, order=order, stacked=True, chunk=3)
+    assert not engine.formulation._has_trunk and engine.formulation.supports(LocalRule(torch.zeros(1, 1), **rule))
+    assert_close(found.updates, expected.updates)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("rule", [{}, {"weight_decay": 0.1}, {"momentum": 0.9}], ids=["plain", "decay", "other"])
+@pytest.mark.parametrize("model", [Images(dropout=0.5), Strided()], ids=["images", "strided"])
+@pytest.mark.parametrize("order", ["shuffled", "poisson"])
+def test_the_step_for_graphs_has_convolutions_and_dropout(tiny, rule, model, order):
+    _, expected = run(tiny, "loop", model, rule, order=order)
+    engine, found = run(tiny, "graphed", model, rule, order=order)
+    assert engine.selection.formulation == "graphed"
+    assert_close(found.updates, expected.updates)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_columns_by_strides_are_those_of_pytorch():
+    layer, draw = nn.Conv2d(2, 3, (2, 3), stride=(1, 2), padding=(2, 1), dilation=(1, 2)), torch.Generator()
+    images = torch.randn(5, 2, 7, 9, generator=draw.manual_seed(0))
+    columns = Columns(layer)
+    expected = columns.of(images)
+    found = columns.of_any_device(images)
+    assert torch.equal(found, expected)
+    other = torch.randn(expected.shape, generator=draw)
+    # The transpose: <columns(x), y> = <x, back(y)>.
+    torch.testing.assert_close((expected * other).sum(), (images * columns.back(other, 7, 9)).sum(), rtol=1e-4, atol=0)
 
 
 def test_dropout_goes_to_the_loop_rather_than_vmap(tiny):
