@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -11,19 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedopt.data.base import ClientIndex, Examples, FederatedData
+from fedopt.data.base import ClientIndex, FederatedData
 from fedopt.engine import precision
 from fedopt.engine.base import BatchPlan, Cohort, ConcatUpdates, DenseUpdates, LocalRule
 from fedopt.engine.batches import Order, plan_batches, steps_only
 from fedopt.engine.blocks import Blocks, device_budget
 from fedopt.engine.evaluation import ClientMetrics, evaluate_examples, per_client, summarise
-from fedopt.engine.flat_module import FlatModule, flatten, spec_of
+from fedopt.engine.flat_module import FlatModule, filled, flatten, spec_of
 from fedopt.engine.losses import example_loss
 from fedopt.engine.objective import ObjectiveSteps
 from fedopt.engine.select import Formulations, Selection
 from fedopt.engine.tasks import Chunk, LossTask, Trained, even_blocks, make_chunk
 from fedopt.engine.threads import Lender, available, in_order, use
-from fedopt.engine.transfer import rows_at
+from fedopt.engine.transfer import memory_for_rows, on_device, rows_at
 from fedopt.engine.updates import ReorderedUpdates
 from fedopt.engine.values import LossValues
 from fedopt.models.base import Model
@@ -101,8 +100,8 @@ class CohortEngine:
             self.module = model.build(self.data.task)
         self.spec = spec_of(self.module)
         self._initial = flatten(self.module).to(self.device)
-        self._train = _on_device(self.data.train, self.device)
-        self._test = _on_device(self.data.test, self.device)
+        self._train = on_device(self.data.train, self.device)
+        self._test = on_device(self.data.test, self.device)
         self._model = FlatModule(self.module, self.device)
         self._model.module.eval()
         self._loss = example_loss(self.data.task)
@@ -141,7 +140,7 @@ class CohortEngine:
             return max(1, int(self.chunk))
         bytes_per_row = 4 * 6 * (d or self.spec.size)  # start, point, gradient, buffer, update, and one to spare
         most = MOST_ROWS_CUDA if self.device.type == "cuda" else MOST_ROWS
-        return max(1, min(most, _memory(self.device) // bytes_per_row))
+        return max(1, min(most, memory_for_rows(self.device) // bytes_per_row))
 
     @property
     def block_rows(self) -> int:
@@ -281,17 +280,9 @@ class CohortEngine:
         Raises:
             ValueError: a black-box task has no module.
         """
-        import copy
-
         if self.module is None:
             raise ValueError("a black-box task has no module; its point is the flat parameter vector")
-        made = copy.deepcopy(self.module)
-        values = self.spec.unflatten(params.detach().cpu())
-        with torch.no_grad():
-            for name, parameter in made.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(values[name])
-        return made
+        return filled(self.module, self.spec, params)
 
     def description(self) -> dict[str, Any]:
         """What decides the bits of a run: recorded with it, and pinned for resume and verify."""
@@ -305,15 +296,3 @@ class CohortEngine:
             "dtype": self.dtype,
             "torch": str(torch.__version__),
         }
-
-
-def _on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs, targets = np.ascontiguousarray(examples.inputs), np.ascontiguousarray(examples.targets)
-    return torch.as_tensor(inputs, device=device), torch.as_tensor(targets, device=device)
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes for rows in work: a sixteenth of the machine's memory (not of the free memory, which changes), or 1 GiB."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 4
-    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16, 2**30)

@@ -23,6 +23,17 @@ def flatten(module: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for p in module.parameters() if p.requires_grad])
 
 
+def filled(module: nn.Module, spec: ParamSpec, params: torch.Tensor) -> nn.Module:
+    """A copy of a module that holds these parameters ``[d]``."""
+    made = copy.deepcopy(module)
+    values = spec.unflatten(params.detach().cpu())
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(values[name])
+    return made
+
+
 class FlatModule:
     """A private copy of a module; its parameters and gradients are views into ``flat`` and ``gradient`` ``[d]``.
 

@@ -9,10 +9,14 @@ a Python list (which is such a copy). So what the host knows goes to the device 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+
+from fedopt.data.base import Examples
 
 
 def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -52,3 +56,16 @@ def finite_sums(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 def all_finite(values: torch.Tensor) -> bool:
     """Whether every number is finite; the host waits for the answer."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets as tensors on the device."""
+    inputs, targets = np.ascontiguousarray(examples.inputs), np.ascontiguousarray(examples.targets)
+    return torch.as_tensor(inputs, device=device), torch.as_tensor(targets, device=device)
+
+
+def memory_for_rows(device: torch.device) -> int:
+    """Bytes for rows in work: a sixteenth of the machine's memory (not of the free memory, which changes), or 1 GiB."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16, 2**30)

@@ -55,6 +55,7 @@ class Computation:
         self.chunk, self.memory_bytes, self.states = max(1, chunk), memory_bytes, states
         self.mechanism, self.noise = mechanism, noise
         self.pending: dict[int, Pending] = {}
+        self.row_bytes = 4 * engine.spec.size
         self.uncollected: dict[int, int] = {}  # client -> its last arrived, not yet collected dispatch
 
     def register(self, dispatch: Dispatch, arrives: tuple[Ticks, int]) -> None:
@@ -94,7 +95,7 @@ class Computation:
         ids = [m.dispatch_id for m in command.metas]
         weights = dict(zip(ids, command.weights, strict=True))
         waiting = [i for i in ids if self.pending[i].reply is None]
-        stream = len(waiting) > self.chunk and len(ids) * self._row_bytes() > self.memory_bytes
+        stream = len(waiting) > self.chunk and len(ids) * self.row_bytes > self.memory_bytes
         blocks = [waiting[i : i + self.chunk] for i in range(0, len(waiting), self.chunk)] if stream else [ids]
         gathered = Gathered()
         for block in blocks:
@@ -124,9 +125,6 @@ class Computation:
             return lambda part: UNBOUNDED
         mechanism, public = self.mechanism, self.public
         return lambda part: mechanism.bound(part, mechanism_state, public)
-
-    def _row_bytes(self) -> int:
-        return 4 * self.engine.spec.size
 
     def _finish(self, ids: list[int], failed: dict[int, str]) -> dict[int, int]:
         """Commit client states of admitted replies and let the values go; queries of every reply that had any."""
@@ -161,7 +159,7 @@ class Computation:
 
     def _spare_rows(self) -> int:
         held = sum(p.reply is not None for p in self.pending.values())
-        return max(0, self.memory_bytes // max(1, self._row_bytes()) - held)
+        return max(0, self.memory_bytes // max(1, self.row_bytes) - held)
 
     def _compute_block(self, ids: list[int], phase: str) -> None:
         tasks = [self.pending[i] for i in ids]
@@ -203,8 +201,7 @@ class Computation:
                 self.pending[i].reply = Computed({}, 0, reply.state, {}, reply.queries)
 
     def _alike(self, ids: list[int]) -> list[list[list[int]]]:
-        """The rows of every computed batch together, in the order of their first rows; batches of the same parts and
-        metrics (of one phase) go together."""
+        """Rows of one computed batch together, in the order of their first rows, and such batches of one phase."""
         batches: dict[int, list[int]] = {}
         for i in ids:
             batches.setdefault(id(next(iter(self._reply(i).parts.values()), None)), []).append(i)

@@ -5,7 +5,8 @@ import torch
 
 from fedopt.engine.base import ConcatUpdates, DenseUpdates, LocalRule, concatenated
 from fedopt.engine.batched import Batched
-from fedopt.engine.pieces import DualPiece, sum_of_small
+from fedopt.engine.pieces import DualPiece
+from fedopt.engine.sums import sum_of_small
 from fedopt.engine.updates import with_own_inputs
 
 RULES = {"plain": {}, "decay": {"weight_decay": 0.1}, "prox": {"proximal": 0.3, "momentum": 0.5}}

@@ -19,7 +19,9 @@ def piecewise(rows: int, shifted: bool) -> PiecewiseUpdates:
     index = torch.arange(rows * 6).view(rows, 6) % 7
     shift = draw(rows) if shifted else None
     start_of = torch.arange(rows) % 2
-    dual = DualPiece(draw(7, 4), index, draw(rows, 6, 3), shift, draw(2, 3, 4), start_of, torch.zeros(rows))
+    dual = DualPiece(
+        draw(7, 4), index, draw(rows, 6, 3), shift, draw(2, 3, 4), start_of, torch.zeros(rows), (6,) * rows
+    )
     return PiecewiseUpdates((dual, DensePiece(draw(rows, 5))), rows)
 
 
