@@ -33,6 +33,18 @@ from fedopt.scenario_file import ScenarioError, assign, of_override, read_yaml
 SCHEMA_VERSION = 1
 
 
+# Folders of the package whose errors are about a section of the scenario.
+SECTIONS = {
+    "data": "data",
+    "models": "model",
+    "clients": "client",
+    "devices": "devices",
+    "sampling": "sampling",
+    "aggregators": "aggregator",
+    "privacy": "privacy",
+}
+
+
 def _default(family: str, kind: str) -> Any:
     return lambda: component(family, kind)()
 
@@ -208,6 +220,8 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
             override brought it.
     """
     values, where = read_yaml(Path(path))
+    if {"base", "variants"} <= set(values):
+        raise ScenarioError([f"{path}:1: this is a comparison, not a scenario; run it with: fedopt compare {path}."])
     overrides, in_file = overrides or {}, set(values)
     for dotted, value in overrides.items():
         assign(values, dotted, value)
@@ -223,4 +237,28 @@ def problems_of_data(path: str | Path, scenario: Scenario) -> list[str]:
     return [where.message(Problem(path=("data", field), message=text)) for field, text in scenario.data.problems()]
 
 
-__all__ = ["ComponentError", "ConfigurationError", "Scenario", "ScenarioError", "load", "problems_of_data"]
+def failure_in(path: str | Path, error: Exception) -> str:
+    """An error that a scenario's run began with, as ``file:line:column: section: message``.
+
+    The section is the one whose code raised it (``data`` for a missing file, ``model`` for images that are too small).
+    """
+    _, where = read_yaml(Path(path))
+    package, section, step = Path(__file__).parent, None, error.__traceback__
+    while step is not None:
+        file = Path(step.tb_frame.f_code.co_filename)
+        folder = file.relative_to(package).parts[0] if file.is_relative_to(package) else ""
+        section, step = SECTIONS.get(folder, section), step.tb_next
+    if section is None:
+        return f"{path}: {error}"
+    return where.message(Problem(path=(section,), message=str(error)))
+
+
+__all__ = [
+    "ComponentError",
+    "ConfigurationError",
+    "Scenario",
+    "ScenarioError",
+    "failure_in",
+    "load",
+    "problems_of_data",
+]

@@ -77,6 +77,34 @@ def test_a_raising_component_of_the_users_own_is_one_line_and_its_rows_stay(
         fedopt.cli.main()
 
 
+@pytest.mark.parametrize(
+    "setting, place",
+    [
+        ("data={kind: npz, path: nowhere.npz}", "data: npz: not found in nowhere.npz"),
+        ("model={kind: char_lstm}", "model: model char_lstm is for next_token"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_section_and_line(
+    setting: str, place: str, scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, errors = tell(monkeypatch, capsys, "simulate", str(scenario), "--quiet", "--set", setting)
+    key = place.partition(":")[0]
+    line = next(i for i, text in enumerate(scenario.read_text().splitlines(), 1) if text.startswith(f"{key}:"))
+    assert code == 2 and errors.startswith(f"{scenario}:{line}:1: {place}") and len(errors.splitlines()) == 1
+    assert not (tmp_path / "reports").exists() or not list((tmp_path / "reports").rglob("scenario.yaml"))
+
+
+def test_a_comparison_given_to_simulate_is_told_from_a_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: c\nbase: s.yaml\nvariants: {A: {}}\n")
+    code, errors = tell(monkeypatch, capsys, "simulate", str(file))
+    assert code == 2
+    assert errors == f"{file}:1: this is a comparison, not a scenario; run it with: fedopt compare {file}.\n"
+
+
 def test_an_error_of_fedopts_own_keeps_its_traceback(
     scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ def simulate(
         fail(["simulate: give a scenario file, or --flower-app DIRECTORY."])
     from fedopt import api
     from fedopt.runlog import RunLogError
-    from fedopt.scenario import ScenarioError, load
+    from fedopt.scenario import ScenarioError, failure_in, load
 
     loaded = None
     try:
@@ -63,7 +63,7 @@ def simulate(
             typer.echo(f"{told}{_how_to_go_on(scenario, loaded, out)}", err=True)
             raise typer.Exit(1) from error
         if isinstance(error, (FileNotFoundError, ValueError)):
-            fail([f"{scenario}: {error}"])
+            fail([f"{scenario}: {error}" if loaded is None else failure_in(scenario, error)])
         raise
     if api.is_first_process():  # torchrun starts several
         conclude(run)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedopt.own_code import own_failure
 from fedopt.runlog import run_state
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def run_job(
         driver = make_driver or on_virtual_clock
         Session(scenario, directory, True, data, make_driver=driver, batch=batch).run(resume=how == "resumed")
     except Exception as error:  # reported with the comparison; the other runs must not be lost
-        wall = time.perf_counter() - began
+        wall, own = time.perf_counter() - began, own_failure(error)
+        if own is not None:  # the user's own component: where it failed, not how it was called
+            return "failed", wall, own, ""
         return "failed", wall, f"{type(error).__name__}: {error}", traceback.format_exc()
     return how, time.perf_counter() - began, "", ""
 

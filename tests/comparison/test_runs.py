@@ -54,6 +54,19 @@ def test_a_failing_run_is_reported_and_loses_nothing(made: Comparison) -> None:
     assert "2 of 6 runs failed: impossible, seed 0; impossible, seed 1." in html
 
 
+def test_the_users_own_failing_component_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from fedopt.aggregators.fedavg import FedAvg\n\n\nclass Broken(FedAvg):\n"
+        "    def step(self, state, released, public):\n        raise KeyError('x')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    variants = {"own": {"aggregator": {"kind": "broken:Broken"}}}
+    found = fedopt.compare({"name": "c", "base": BODY, "variants": variants, "seeds": [0]}, out=tmp_path, processes=1)
+    (error,) = found.runs["error"]
+    assert error.startswith(f"broken:Broken.step failed: KeyError: 'x' ({tmp_path / 'broken.py'}:6)")
+    assert "Traceback" not in found.report.read_text()
+
+
 def test_tuning_gives_every_method_the_same_trials_and_is_stated(made: Comparison) -> None:
     assert made.trials is not None
     tried = made.trials.groupby("variant", sort=False)
