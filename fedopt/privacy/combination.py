@@ -105,6 +105,13 @@ def _relation_is_possible(scenario: Scenario) -> Found:
         )
     if hidden and privacy.unit == "client":
         yield from _poisson_is_kept(scenario)
+    listed = "num_examples" in getattr(scenario.data, "public", ())
+    if privacy.relation == "add_or_remove_one" and privacy.unit == "client" and listed:
+        yield (
+            ("data", "public"),
+            "num_examples lists everybody who is there, which add_or_remove_one hides, and moves the sum of all "
+            "weights with every client; leave it out, or use relation: zero_out_one",
+        )
     if privacy.trust == "local" and privacy.unit == "client" and privacy.relation != "replace_one":
         yield (
             ("privacy", "relation"),

@@ -115,9 +115,22 @@ def with_next(profile: Counted, events: Sequence[Event], probability: float, lim
     for event in _sampled(events, probability):
         if isinstance(event, MatrixEvent):
             counts[event] = 1
-        elif limit is None or counts.get(event, 0) < limit:
-            counts[event] = counts.get(event, 0) + 1
-    return tuple(counts.items())
+            continue
+        alike = [known for known, count in counts.items() if count and _family((known,)) == _family((event,))]
+        if limit is not None and sum(counts[known] for known in alike) >= limit:
+            # Whoever takes part once more has done so less often: at worst it lacked the cheapest of these.
+            cheapest = max(alike, key=_noise)
+            if _noise(event) >= _noise(cheapest):
+                continue
+            counts[cheapest] -= 1
+        counts[event] = counts.get(event, 0) + 1
+    return tuple((event, count) for event, count in counts.items() if count)
+
+
+def _noise(event: Event) -> float:
+    """How much noise an event has, among those of its family; 0 where there is no order."""
+    field = _NOISE_FIELD.get(type(event))
+    return float(getattr(event, field)) if field is not None else 0.0
 
 
 def as_mapping(profile: Counted) -> list[dict[str, Any]]:

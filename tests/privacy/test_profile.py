@@ -65,6 +65,28 @@ def test_the_next_release_respects_an_enforced_limit():
     assert with_next(((event, 3),), (event,), 1.0, 3) == ((event, 3),)
     assert with_next(((event, 3),), (event,), 1.0, 5) == ((event, 4),)
     assert with_next((), (event,), 0.2, None) == ((PoissonSampled(0.2, event), 1),)
+    dear, cheap = ShuffleEvent(1.0, 8), ShuffleEvent(1.0, 10)
+    assert dict(with_next(((cheap, 3),), (dear,), 1.0, 5)) == {cheap: 3, dear: 1}
+    assert dict(with_next(((cheap, 3),), (dear,), 1.0, 3)) == {cheap: 2, dear: 1}  # not a fourth
+    assert with_next(((dear, 1), (cheap, 2)), (cheap,), 1.0, 3) == ((dear, 1), (cheap, 2))
+    assert dict(with_next(((event, 2),), (dear,), 1.0, 2)) == {event: 2, dear: 1}  # of another kind
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_next_release_of_anybody_with_turns_left_is_covered(seed):
+    """No client that may still take part ends with a ledger that costs more than the one the stop looks at."""
+    draw, limit = np.random.default_rng(seed), 4
+    tally, own = Tally(), dict[int, list[GaussianEvent]]()
+    for _ in range(14):
+        event = GaussianEvent(float(draw.choice([1.0, 1.2, 1.5, 2.0])))
+        able = [client for client in range(8) if len(own.get(client, [])) < limit]
+        clients = draw.permutation(able)[:3].tolist()
+        ahead = spent(with_next(dominating_profile(tally), (event,), 1.0, limit))
+        tally.record((event,), clients)
+        for client in clients:
+            own.setdefault(client, []).append(event)
+            assert spent(tuple((e, 1) for e in own[client])) <= ahead * (1 + 1e-9)
+        assert spent(dominating_profile(tally)) <= ahead * (1 + 1e-9)
 
 
 def test_only_undominated_client_ledgers_are_composed():

@@ -1,4 +1,4 @@
-"""The schedule under privacy follows from public facts: durations and availability of devices, refused where not."""
+"""The schedule under privacy follows from public facts (durations, availability), and the accountant knows it."""
 
 from __future__ import annotations
 
@@ -93,3 +93,10 @@ def test_durations_may_depend_on_public_or_fixed_work():
     assert from_mapping(private(timed, **common, data__public=["num_examples"])).privacy is not None
     fixed = {"kind": "sgd", "lr": 0.1, "batch_size": 2, "steps": 3}
     assert from_mapping(private(timed, **common, client=fixed)).privacy is not None
+
+
+def test_the_accountant_must_know_the_releases():
+    body = private({"relation": "replace_one", "accountant": "rdp"}, sampling={"kind": "poisson", "cohort_size": 3})
+    assert "Poisson sampling under replace_one has no Renyi bound here; use accountant: pld" in refusal(body)
+    body["privacy"]["accountant"] = "pld"
+    assert from_mapping(body).privacy is not None
