@@ -31,7 +31,8 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS, dimensio
         ``epsilon`` after the planned run, the noise, everything epsilon must be read with, ``over_steps``,
         ``over_cohorts`` (the same noise with other cohorts) and ``noise_for_targets``.
     Raises:
-        ValueError: no privacy section, the number of clients is not in the scenario, or ``dimension`` is needed.
+        ValueError: no privacy section, the number of clients is not in the scenario, ``dimension`` is needed, or the
+            clients' numbers of examples are, and the data cannot be read.
     """
     privacy, public = scenario.privacy, public_of(scenario)
     if privacy is None:
@@ -39,11 +40,28 @@ def budget_of(scenario: Scenario, targets: tuple[float, ...] = TARGETS, dimensio
     if public is None:
         raise ValueError("the number of clients is not in the scenario; set data.clients")
     try:
-        return label_population(
-            _tables(scenario, replace(public, dimension=dimension), targets), privacy.hypothetical_population
-        )
+        known = replace(public, dimension=dimension, num_examples=_sizes(scenario, public))
+        return label_population(_tables(scenario, known, targets), privacy.hypothetical_population)
     except NeedsDimension as error:
         raise ValueError(f"{error}; give their number: --dimension") from error
+
+
+def _sizes(scenario: Scenario, public: Public) -> Any:
+    """Numbers of examples: those of the data where what a client pays depends on them.
+
+    Raises:
+        ValueError: the data cannot be read here.
+    """
+    assert scenario.privacy is not None
+    if public.num_examples is None or not scenario.privacy.mechanism.client_ledgers:
+        return public.num_examples
+    try:
+        return scenario.data.load(scenario.seed).clients.sizes()
+    except OSError as error:
+        raise ValueError(
+            f"what a client pays depends on its number of examples ({error}); set client.sampling_probability and "
+            "client.steps, or ask where the data are"
+        ) from error
 
 
 def _tables(scenario: Scenario, public: Public, targets: tuple[float, ...]) -> dict[str, Any]:

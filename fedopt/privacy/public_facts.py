@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedopt.types import Public
+from fedopt.types import Count, Public
 
 if TYPE_CHECKING:
     from fedopt.scenario import Scenario
@@ -16,7 +17,7 @@ def public_of(scenario: Scenario) -> Public | None:
     clients = getattr(scenario.data, "clients", None)
     if not isinstance(clients, int):
         return None
-    return Public(
+    public = Public(
         num_clients=clients,
         expected_cohort=scenario.sampling.expected_cohort(clients),
         is_private=True,
@@ -28,6 +29,8 @@ def public_of(scenario: Scenario) -> Public | None:
         expected_ceil=lambda period: [1.0] * clients,
         concurrency=scenario.sampling.slots(clients),
     )
+    close = scenario.aggregator.plan(None, public).close
+    return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
 
 
 def _assumed_sizes(scenario: Scenario, clients: int) -> Any:

@@ -127,6 +127,59 @@ def test_a_hypothetical_population_is_said_in_text_json_and_plot(tmp_path):
     assert "HYPOTHETICAL: holds only if there were 1000000 units" in as_text(bare)
 
 
+def test_what_clients_pay_by_their_numbers_of_examples_is_that_of_the_run(tmp_path):
+    """Rates are batch size over n_i: the data say what n_i is, no assumption does."""
+    import fedopt
+    from fedopt.budget import budget_of
+
+    chosen = scenario_of(
+        client={"kind": "dp_sgd", "batch_size": 5, "steps": 4},
+        data__public=["num_examples"],
+        sampling={"kind": "all"},
+        privacy={"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}},
+        run={"server_steps": 3},
+    )
+    found = budget_of(chosen, targets=(3.0,))
+    assert found["epsilon"] == pytest.approx(fedopt.simulate(chosen, out=tmp_path).summary["epsilon"], rel=1e-9)
+    assert found["over_steps"][-1]["epsilon"] == found["epsilon"]
+    gone = scenario_of(
+        client={"kind": "dp_sgd", "batch_size": 5, "steps": 4},
+        data={"kind": "table", "clients": 3, "path": "nowhere.csv", "target_column": "y", "public": ["num_examples"]},
+        privacy={"unit": "example", "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1.0}},
+        sampling={"kind": "all"},
+    )
+    with pytest.raises(ValueError, match=r"pays depends on its number of examples \(.*nowhere.csv.*set client.sampl"):
+        budget_of(gone)
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        {"kind": "skellam", "noise_multiplier": 2.0, "minimum_survivors": 3, "bits": 12},
+        {"kind": "shuffle_vector_sum", "bits": 400, "minimum_clients": 3, "clipping_norm": 1.0},
+    ],
+)
+def test_a_buffer_is_the_cohort_of_a_stream(mechanism, tmp_path):
+    """Scale and levels follow from how many replies a release has: the buffer's size, not the clients in flight."""
+    import fedopt
+    from fedopt.budget import budget_of
+
+    chosen = scenario_of(
+        privacy={
+            "trust": "distributed" if mechanism["kind"] == "skellam" else "shuffle",
+            "mechanism": mechanism,
+            "max_participations": 2,
+            "delta": 1e-4,
+        },
+        sampling={"kind": "uniform", "concurrency": 10},
+        aggregator={"kind": "fedbuff", "buffer_size": 3, "staleness": {"kind": "constant"}},
+        devices={"compute": {"kind": "constant"}},
+        run={"server_steps": 8},
+    )
+    spent = fedopt.simulate(chosen, out=tmp_path).summary["epsilon"]
+    assert budget_of(chosen, targets=(), dimension=650)["epsilon"] == pytest.approx(spent, rel=1e-6)
+
+
 def test_examples_are_sampled_inside_the_clients():
     from fedopt.budget import as_text, budget_of
 

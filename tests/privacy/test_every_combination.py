@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import fedopt
+from fedopt.budget import budget_of
 from fedopt.components import components
 from fedopt.problems import ConfigurationError
 from fedopt.scenario import Scenario, from_mapping
@@ -109,7 +110,10 @@ def test_pairs_are_accepted_or_refused_with_a_remedy(mechanism):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mechanism", "aggregator"), [(m, a) for m in sorted(SOUND) for a in sorted(SOUND[m])])
-def test_accepted_pairs_run_and_are_charged(mechanism, aggregator, tmp_path):
-    run = fedopt.simulate(combined(mechanism, aggregator), out=tmp_path)
+def test_accepted_pairs_run_and_are_charged_no_more_than_was_planned(mechanism, aggregator, tmp_path):
+    chosen = combined(mechanism, aggregator)
+    run = fedopt.simulate(chosen, out=tmp_path)
     assert run.summary["steps"] == 3 or "max_participations" in run.summary["reason"]
     assert 0 < run.summary["epsilon"] < math.inf
+    size = sum(value.numel() for value in run.parameters().values())
+    assert run.summary["epsilon"] <= budget_of(chosen, targets=(), dimension=size)["epsilon"] * (1 + 1e-6)
