@@ -116,7 +116,9 @@ def main() -> None:
                 path = description(case, given.seeds, given.steps, Path(folder))
                 for turn in range(len(MODES)):
                     processes, batch = MODES[(turn + repeat) % len(MODES)]
-                    cases[case][f"{processes} {batch}"].append(measured(path, processes, batch))
+                    found = measured(path, processes, batch)
+                    cases[case][f"{processes} {batch}"].append(found)
+                    print(f"repeat {repeat + 1} {case}, {processes} processes, {batch}: {found}", flush=True)
     results["load_after"] = os.getloadavg()
     given.out.mkdir(parents=True, exist_ok=True)
     stem = given.out / f"batched-runs-{datetime.now():%Y-%m-%d-%H%M}"
