@@ -268,6 +268,18 @@ def test_curve_of_changing_events():
         assert value == pytest.approx(PLD.epsilon(events, 1e-5, "zero_out_one"), rel=5e-3)
 
 
+@pytest.mark.parametrize("accountant", [PLD, Rdp()], ids=["pld", "rdp"])
+@pytest.mark.parametrize("event", [GaussianEvent(4.0), PoissonSampled(0.05, GaussianEvent(1.0))])
+def test_a_step_of_several_releases_counts_them_all(accountant, event):
+    """Three equal releases in every step: after n steps the curve is at 3 n of them, however the step is written."""
+    wanted = [accountant.epsilon(Repeated(event, 3 * n), 1e-5, "zero_out_one") for n in (1, 4)]
+    step = Composed((event, Repeated(event, 2)))
+    for events in (step, [step] * 4, Repeated(step, 4), [Repeated(step, 3), Repeated(Composed((event,) * 3), 1)]):
+        curve = accountant.epsilon_curve(events, [1, 4], 1e-5, "zero_out_one")
+        np.testing.assert_allclose(curve, wanted, rtol=5e-3)
+        assert (curve >= np.array(wanted) * (1 - 1e-9)).all()
+
+
 def test_ten_thousand_steps_are_a_few_hundred_compositions(monkeypatch):
     """0.13 s on one core where every step composed by itself would take minutes; work is counted, not time."""
     from fedopt.privacy.accountants._pmf import Composer

@@ -5,22 +5,38 @@ from __future__ import annotations
 import pytest
 from privacy_cohorts import assert_only_this_scale
 
+from fedopt.privacy.mechanisms.dp_sgd import DpSgd
 from fedopt.protocol import Finished
 from fedopt.scenario import from_mapping
 from fedopt.simulation.assembly import assemble
 from fedopt.simulation.simulator import Simulator
 from scenarios import mapping
 
+STYLES = {
+    "flat": {"clipping_norm": 1e-3},
+    "automatic": {"clipping": "automatic", "clipping_norm": 1e-3},
+    "per_layer": {"clipping": "per_layer", "layer_norms": [6e-4, 8e-4]},  # together C = 0.001
+}
 
+
+def test_norms_of_layers_together_are_what_the_noise_is_for():
+    """The sum of squares: one example may use up every layer's norm at once."""
+    mechanism = DpSgd(clipping="per_layer", layer_norms=(3.0, 4.0, 12.0), noise_multiplier=2.0)
+    assert mechanism.example_norm() == 13.0 and mechanism.example_clipping().noise_std == 26.0
+    assert mechanism.example_clipping().clipping_norm == 13.0
+    assert mechanism.release({}, 1, 1, None, None, None).facts["noise_std"] == 26.0
+
+
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("formulation", ["loop", "auto"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_noise_of_local_steps_has_its_scale(formulation, steps):
+def test_the_noise_of_local_steps_has_its_scale(formulation, steps, style):
     """z = 1000 and C = 0.001 drown the gradients: a reply is ``steps`` draws of lr z C / B, the model their mean."""
     scenario = from_mapping(
         mapping(
             privacy={
                 "unit": "example",
-                "mechanism": {"kind": "dp_sgd", "clipping_norm": 1e-3, "noise_multiplier": 1000.0},
+                "mechanism": {"kind": "dp_sgd", "noise_multiplier": 1000.0, **STYLES[style]},
             },
             client={"kind": "dp_sgd", "lr": 0.5, "batch_size": 4, "sampling_probability": 0.1, "steps": steps},
             sampling={"kind": "all"},
