@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,14 +157,22 @@ class Node:
         ledger = self.memory.get("ledger", {})
         mine = ledger.setdefault(str(client), {})
         mine[order.digest.hex()] = steps
+        events = self.memory.get("events", {})
+        if not mechanism.client_ledgers:
+            made = [event.to_dict() for event in mechanism.task_events(order.message.config, public)]
+            events.setdefault(str(client), {})[order.digest.hex()] = made
         privacy = self.scenario.privacy
         assert privacy is not None
-        if privacy.max_epsilon is not None:
-            profile = _own_profile(mechanism, mine, client, knowing_itself(public, self.data, client), self.scenario)
-            spent = epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant)
-            if spent > privacy.max_epsilon:
-                raise NodeRefusal(f"client {client}: this task would exceed max_epsilon = {privacy.max_epsilon:g}")
+        limits = {"max_epsilon": privacy.max_epsilon, "target_epsilon": privacy.target_epsilon}
+        for name, limit in limits.items():
+            if limit is None:
+                continue
+            own = knowing_itself(public, self.data, client)
+            profile = _own_profile(mechanism, mine, events.get(str(client), {}), client, own, self.scenario)
+            if epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant) > limit:
+                raise NodeRefusal(f"client {client}: this task would exceed {name} = {limit:g}")
         self.memory.put("ledger", ledger)
+        self.memory.put("events", events)
 
     # ---- work --------------------------------------------------------------------------------------------------
 
@@ -234,11 +243,17 @@ def only_row(batch: UpdateBatch) -> torch.Tensor:
 
 
 def _own_profile(
-    mechanism: Mechanism, paid: dict[str, int], client: int, public: Public, scenario: Scenario
+    mechanism: Mechanism,
+    paid: dict[str, int],
+    events: dict[str, list[dict[str, Any]]],
+    client: int,
+    public: Public,
+    scenario: Scenario,
 ) -> tuple[tuple[Any, int], ...]:
-    """Events of the tasks a client has paid for."""
+    """Events of the tasks a client has paid for: its local steps, or what each of its replies was."""
+    from fedopt.privacy.events import from_dict
+
     if mechanism.client_ledgers:
         event = mechanism.step_event(client, public, scenario)  # type: ignore[attr-defined]
         return ((event, sum(paid.values())),)
-    state = mechanism.init(public.dimension or 1, public)
-    return tuple((event, len(paid)) for event in mechanism.reply_events(state, public))
+    return tuple(Counter(from_dict(event) for task in events.values() for event in task).items())

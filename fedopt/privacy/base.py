@@ -205,6 +205,10 @@ class Mechanism(Settings):
         """Events that one reply costs at most, whichever release it was made for; those of the next one unless said."""
         return self.next_events(state, public)
 
+    def task_events(self, config: Mapping[str, Any], public: Public) -> tuple[Any, ...]:
+        """Events that a client pays for one task, from what its message asks for; the costliest unless said."""
+        return self.reply_events(self.init(public.dimension or 1, public), public)
+
     @abstractmethod
     def noise_level(self) -> float | None:
         """How much noise is set, in the units of ``with_noise_level``; None asks for calibration."""

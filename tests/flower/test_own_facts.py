@@ -112,6 +112,61 @@ def test_no_number_of_steps_makes_a_reply_free(steps: int) -> None:
         assert list(charged(node).values()) == [1]
 
 
+CALIBRATED = scenario(
+    privacy={
+        **LOCAL.privacy.model_dump(exclude={"mechanism"}),
+        "target_epsilon": 4.0,
+        "mechanism": {"kind": "local_gaussian"},
+    }
+)
+DIFF2 = scenario(
+    privacy={
+        **EXAMPLE,
+        "relation": "replace_one",
+        "target_epsilon": 4.0,
+        "mechanism": {"kind": "diff2", "noise": "local"},
+    },
+    client={"kind": "gradient_difference"},
+    aggregator={"kind": "diff2", "restart_every": 3},
+)
+
+
+def asked(chosen: Scenario, node: Node, number: int, restart: bool | None = None) -> torch.Tensor:
+    """The node's reply to the first order with another digest, as if it were of a later round."""
+    order = order_of(chosen, digest=bytes([number]))
+    if restart is not None:
+        parts = {**order.message.parts, "previous": order.message.parts["params"] * 0.5 + 0.1}
+        order = replace(
+            order, message=replace(order.message, parts=parts, config={**order.message.config, "restart": restart})
+        )
+    return next(iter(node.work(order).parts.values()))
+
+
+def test_a_server_that_asks_for_more_than_was_planned_gets_nothing():
+    """Noise was calibrated for three replies; only the target is given, no max_epsilon."""
+    node = node_of(CALIBRATED)
+    for number in range(3):
+        assert torch.isfinite(asked(CALIBRATED, node, number)).all()
+    with pytest.raises(NodeRefusal, match="client 0: this task would exceed target_epsilon = 4"):
+        asked(CALIBRATED, node, 3)
+    assert torch.isfinite(asked(CALIBRATED, node, 1)).all()  # the same message again costs nothing
+    assert len(charged(node)) == 3
+
+
+def test_a_node_pays_for_the_kind_of_round_it_makes_its_noise_for():
+    """One restart and two differences were planned, half of the budget each: two restarts leave nothing."""
+    node = node_of(DIFF2)
+    for number, restart in enumerate((True, False, False)):
+        assert torch.isfinite(asked(DIFF2, node, number, restart)).all()
+    with pytest.raises(NodeRefusal, match="would exceed target_epsilon"):
+        asked(DIFF2, node, 3, False)
+    other = node_of(DIFF2)
+    for number in range(2):
+        asked(DIFF2, other, number, True)
+    with pytest.raises(NodeRefusal, match="would exceed target_epsilon"):
+        asked(DIFF2, other, 2, False)
+
+
 def test_a_reply_that_is_not_finite_leaves_as_zero_and_noise() -> None:
     """Whether a reply exists must not tell that a record has an enormous feature."""
     data = LOCAL.data.load(LOCAL.seed)

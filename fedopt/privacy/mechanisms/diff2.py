@@ -217,6 +217,10 @@ class Diff2(Mechanism):
         """The costlier of the two kinds of round: a reply may be late."""
         return (gaussian_event(min(self.multiplier(GRADIENT), self.multiplier(SLOPE))),)
 
+    def task_events(self, config: Mapping[str, Any], public: Public) -> tuple[Event, ...]:
+        """One round of the kind that the client is asked for, and makes its noise for."""
+        return (gaussian_event(self.multiplier(GRADIENT if config.get("restart", True) else SLOPE)),)
+
     def noise_level(self) -> float | None:
         """The multiplier at restarts."""
         return self.noise_multiplier
