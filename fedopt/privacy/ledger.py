@@ -72,9 +72,9 @@ def recompute(source: str | Path | Mapping[str, Any], accountant: str | None = N
 
 
 def trade_off_of(source: str | Path | Mapping[str, Any], false_positive_rate: float = 0.01) -> TradeOff:
-    """The attacker's limits for the worst ledger of a ``privacy.json``."""
+    """The attacker's limits for the worst ledger of a ``privacy.json``, from its curve by ``pld``."""
     document = read(source)
-    judge = _accountant(document["epsilon_accountant"])
+    judge = _accountant("pld")
     limits = [
         trade_off(events, document["relation"], judge, false_positive_rate) for events in charged_events(document)
     ]

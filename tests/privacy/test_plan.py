@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import fedopt
-from fedopt.privacy.ledger import recompute
+from fedopt.privacy.accountants.pld import Pld
+from fedopt.privacy.events import Repeated, from_dict
+from fedopt.privacy.ledger import recompute, trade_off_of
 from fedopt.privacy.plan import plan
+from fedopt.privacy.trade_off import trade_off
 from fedopt.types import Public
 from scenarios import small
 
@@ -121,6 +124,12 @@ def test_noise_is_calibrated_and_stopped_by_one_accountant(accountant, tmp_path)
     run = fedopt.simulate(scenario, out=tmp_path)
     assert run.summary["status"] == "finished" and run.summary["steps"] == 6
     assert set(run.rounds["epsilon_accountant"]) == {accountant} and 2.99 <= run.summary["epsilon"] <= 3.0
+    document = json.loads((run.directory / "privacy.json").read_text())  # the attacker's limits are those of the PLD
+    charged = [Repeated(event, count) for event, count in _charged(document)]
+    limits = trade_off(charged, "add_or_remove_one", Pld())
+    assert document["tradeoff"]["advantage"] == pytest.approx(limits.advantage)
+    assert document["tradeoff"]["true_positive_rate_at_1_percent"] == pytest.approx(limits.true_positive_rate)
+    assert trade_off_of(document) == limits
 
 
 DIFF2: dict[str, Any] = {
@@ -232,9 +241,11 @@ def test_rejected_replies_count_towards_the_participation_limit(tmp_path):
     assert run.summary["status"] == "stopped" and "max_participations = 2" in run.summary["reason"]
 
 
-def run_event(run):
-    from fedopt.privacy.events import from_dict
+def _charged(document):
+    return [(from_dict(item["event"]), item["count"]) for item in document["charged"][0]]
 
+
+def run_event(run):
     return from_dict(json.loads((run.directory / "privacy.json").read_text())["releases"][0]["events"][0])
 
 

@@ -67,7 +67,7 @@ _NOT_COVERED = (
 
 def _attack(known: dict[str, Any], bounds: dict[str, float], from_distribution: bool) -> str:
     """What the best attacker can do, in a sentence for people who do not think in epsilons."""
-    source = "the privacy loss distribution" if from_distribution else "epsilon and delta alone, a looser bound"
+    source = "the whole privacy loss distribution" if from_distribution else "epsilon and delta alone, a looser bound"
     units = {"client": "a given client took part", "example": "a given example was used"}
     if known.get("relation") == "replace_one":
         units = {kind: f"a given {kind} has one or another content" for kind in units}
