@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedopt.privacy.base import ClientContext
 from fedopt.privacy.mechanisms._integers import IntegerUpdates
 from fedopt.protocol import Collect, Collected, Dispatch
 from fedopt.simulation.assembly import Parts
-from fedopt.simulation.replies import UNBOUNDED, Part, Replies, totals_of
+from fedopt.simulation.replies import UNBOUNDED, Part, Replies, anonymous, totals_of
 from fedopt.simulation.states import StateStore
 from fedopt.types import Ticks
 
@@ -165,14 +166,15 @@ def collect(run: Parts, kept: dict[int, Received], command: Collect, time: Ticks
     batches = _batches([replies[m.dispatch_id].parts for m in metas], run.engine.device)
     own = mechanism.own_parts if mechanism is not None else ()
     totals = totals_of(batches, list(weights), own)
+    means = _means([replies[m.dispatch_id].metrics or {} for m in metas])
+    if mechanism is not None and mechanism.anonymous:
+        drawn = random.SystemRandom().sample(range(len(metas)), len(metas))
+        metas, batches = anonymous(metas, drawn)[0], {name: batch.take(drawn) for name, batch in batches.items()}
     parts = {
         name: Part(batch, (1.0,) * len(weights) if name in own else weights, totals[name])
         for name, batch in batches.items()
     }
     queries = {i: r.queries for i, r in replies.items() if r.queries}
-    means = _means([replies[m.dispatch_id].metrics or {} for m in metas])
-    if mechanism is not None and mechanism.anonymous:
-        metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
     state, public = server.state.mechanism, server.public
     bound_of = (lambda part: UNBOUNDED) if mechanism is None else (lambda part: mechanism.bound(part, state, public))
     counted = sum(queries.values())

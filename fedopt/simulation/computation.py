@@ -19,8 +19,9 @@ from fedopt.engine.transfer import all_finite, finite_sums, read, rows_at
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.privacy.finite import zero_rows
 from fedopt.protocol import Collect, Collected, Dispatch
+from fedopt.rng import generator
 from fedopt.simulation.pending import Computed, Pending, restored, storable
-from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, totals_of
+from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, anonymous, totals_of
 from fedopt.simulation.states import StateStore
 from fedopt.types import Bound, Public, Ticks
 
@@ -104,20 +105,13 @@ class Computation:
         metas = tuple(m for m in command.metas if m.dispatch_id not in gathered.failed)
         kept = tuple(weights[m.dispatch_id] for m in metas)
         own = self.mechanism.own_parts if self.mechanism is not None else ()
-        plain = (1.0,) * len(kept)
-        order = [m.dispatch_id for m in metas]
+        plain, order = (1.0,) * len(kept), [m.dispatch_id for m in metas]
+        if self.mechanism is not None and self.mechanism.anonymous:
+            metas, order = anonymous(metas, generator(self.seed, "shuffler", step).permutation(len(metas)).tolist())
         parts = {name: gathered.part(name, plain if name in own else kept, order) for name in gathered.totals}
         queries_of = self._finish(ids, gathered.failed)
-        if self.mechanism is not None and self.mechanism.anonymous:
-            metas = tuple(m._replace(client=-1, dispatch_id=-1, task=-1) for m in metas)
-        collected = Collected(
-            time,
-            Replies(metas, kept, parts, self._bound_of(mechanism_state)),
-            gathered.failed,
-            sum(queries_of.values()),
-            queries_of,
-        )
-        return collected, gathered.means()
+        replies = Replies(metas, kept, parts, self._bound_of(mechanism_state))
+        return Collected(time, replies, gathered.failed, sum(queries_of.values()), queries_of), gathered.means()
 
     def _bound_of(self, mechanism_state: Any) -> Callable[[str], Bound]:
         """Bound of one client's contribution to a part, also where nobody contributed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,17 @@ from fedopt.engine.updates import ReorderedUpdates
 from fedopt.types import Bound, ReplyMeta
 
 UNBOUNDED = Bound(float("inf"))
+
+
+def anonymous(metas: tuple[ReplyMeta, ...], order: Sequence[int]) -> tuple[tuple[ReplyMeta, ...], list[int]]:
+    """What a shuffler passes on: as many metas that say nothing, and the ids of the rows in another order.
+
+    Args:
+        metas: of the replies.
+        order: positions, drawn uniformly and shown to nobody.
+    """
+    nobody = ReplyMeta(-1, -1, version=-1, staleness=0, num_examples=0, local_steps=0, normalizer=0.0, task=-1)
+    return (nobody,) * len(metas), [metas[position].dispatch_id for position in order]
 
 
 class Part:

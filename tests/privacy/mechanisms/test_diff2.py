@@ -12,12 +12,13 @@ import torch
 from diff2_runs import PUBLIC, Bowl, bowl, clipped, full_gradient, run, setting, twelve_examples
 from privacy_cohorts import SeededNoise, assert_only_this_scale
 
-from fedopt.clients.gradient_difference import GradientDifference
+from fedopt.clients.gradient_difference import GradientDifference, example_gradients
 from fedopt.data.base import ClientIndex
 from fedopt.engine.base import Cohort, DenseUpdates
 from fedopt.engine.flat_module import spec_of
 from fedopt.privacy.base import ClientContext
 from fedopt.privacy.gaussian_dp import gaussian_mu_of
+from fedopt.privacy.mechanisms._parts import SERVER
 from fedopt.privacy.mechanisms.diff2 import GRADIENT, SLOPE, Diff2, rounds_of
 from fedopt.privacy.releases import GaussianEvent
 from fedopt.privacy.spending import epsilon_of
@@ -64,6 +65,19 @@ def test_restarting_every_round_is_gradient_descent(engine):
     for state in run(engine, 4, 1):
         point = point - 0.1 * full_gradient(engine, point)
         assert torch.allclose(state.params, point, atol=1e-6)
+
+
+def test_restarting_every_round_is_private_gradient_descent(engine):
+    """T = 1 with the same seed: clipped means over all records, and the noise of the round's own stream."""
+    mechanism, point = noisy(), torch.linspace(-1, 1, 21)
+    std = 2.0 * 2.0 / (3 * 4)  # z C / (P n)
+    for step, state in enumerate(run(engine, 4, 1, mechanism=mechanism, work=clipped(mechanism)), 1):
+        rows, _ = example_gradients(engine, point, torch.arange(12))
+        mean = (rows * (2.0 / rows.norm(dim=1)).clamp_max(1.0)[:, None]).mean(0)
+        point = point - 0.1 * (mean + std * SeededNoise(0).draws("cpu", SERVER, step, 0).normal((21,)))
+        assert torch.allclose(state.params, point, atol=1e-6)
+    spent = mechanism.planned_events(7, 7, None, setting(1))
+    assert spent == ((GaussianEvent(2.0), 7),)
 
 
 @pytest.mark.parametrize("every", [1, 4, 100])
