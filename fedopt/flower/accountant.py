@@ -20,15 +20,16 @@ class Accountant:
         config: Flower's configuration.
         kind: ``pld`` or ``rdp``.
     Raises:
-        ValueError: sampling without replacement, which no accountant here can bound with an amplification: at q = 0.01
-            the usual RDP bound claims 3.58 where an attainable pair of inputs has at least 13.31.
+        ValueError: sampling without replacement: its amplification is proved under replace-one only, and is smaller
+            than usually claimed. At q = 0.01 the usual RDP bound says 3.58 where an attainable pair of inputs has at
+            least 13.31 (``FixedSizeSampled`` under ``pld`` bounds it).
     """
 
     def __init__(self, config: PrivacyConfig, kind: str = "pld"):
         if config.sampling_method is SamplingMethod.WITHOUT_REPLACEMENT:
             raise ValueError(
-                "no accountant here bounds fixed-size sampling without replacement better than no sampling; use "
-                "SamplingMethod.NO_AMPLIFICATION, or Poisson sampling"
+                "fixed-size sampling without replacement is not accounted here: its amplification is proved under "
+                "replace-one only, and usually overstated; use SamplingMethod.NO_AMPLIFICATION, or Poisson sampling"
             )
         self._config, self.kind = config, kind
         self._events: dict[tuple[float, float], int] = {}

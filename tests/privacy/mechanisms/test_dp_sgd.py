@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from privacy_cohorts import assert_only_this_scale
 
+import fedopt
 from fedopt.privacy.mechanisms.dp_sgd import DpSgd
 from fedopt.protocol import Finished
 from fedopt.scenario import from_mapping
@@ -52,3 +56,28 @@ def test_the_noise_of_local_steps_has_its_scale(formulation, steps, style):
     assert isinstance(simulator.run(), Finished)
     moved = parts.server.state.method.params - before
     assert_only_this_scale(moved, 0.5 * 1000.0 * 1e-3 / 4 * (steps / 12) ** 0.5)
+
+
+@pytest.mark.parametrize("formulation", ["loop", "auto"])
+def test_without_noise_and_clipping_whole_batches_are_plain_sgd(formulation, tmp_path):
+    """Everybody is drawn with probability 1: the steps are those of full batches."""
+    top = {
+        "data": {"kind": "digits", "clients": 12, "public": ["num_examples"]},
+        "run": {"server_steps": 2, "evaluate_every": 2},
+        "engine__formulation": formulation,
+    }
+    plain = {"kind": "sgd", "lr": 0.5, "batch_size": "full", "steps": 3}
+    private = {"kind": "dp_sgd", "lr": 0.5, "batch_size": 1000, "steps": 3}
+    quiet = {"kind": "dp_sgd", "clipping_norm": math.inf, "noise_multiplier": 0.0}
+    one = fedopt.simulate(from_mapping(mapping(client=plain, **top)), out=tmp_path)
+    other = fedopt.simulate(
+        from_mapping(mapping(client=private, privacy={"unit": "example", "mechanism": quiet}, **top)), out=tmp_path
+    )
+    assert other.summary["epsilon"] is None  # infinite
+    for name, value in one.parameters().items():
+        assert torch.allclose(value, other.parameters()[name], atol=1e-6)
+    clipped = {**quiet, "clipping_norm": 0.01}
+    third = fedopt.simulate(
+        from_mapping(mapping(client=private, privacy={"unit": "example", "mechanism": clipped}, **top)), out=tmp_path
+    )
+    assert not torch.allclose(next(iter(one.parameters().values())), next(iter(third.parameters().values())), atol=1e-3)
