@@ -1,4 +1,4 @@
-"""Methods on the seed log end to end: replay in another process, resume, exact bytes, steps along the gradient."""
+"""Methods on the seed log end to end: replay in another process, resume, steps along the gradient."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from zeroth_order_runs import (
 )
 
 import fedopt
+from fedopt.clients._black_box import model_values
+from fedopt.engine.base import BatchPlan
 from fedopt.replay import replay
 from fedopt.simulation.session import Session
 from fedopt.simulation.summary import model_hash
-from fedopt.zeroth_order import message_costs as costs
+from fedopt.zeroth_order import one_byte
+from fedopt.zeroth_order.directions import Directions
 
 
 @pytest.mark.parametrize("name", LOGGED)
@@ -107,77 +110,32 @@ def test_another_process_resumes(tmp_path: Path):
     assert fedopt.open_run(directory).summary["model_sha256"] == wanted
 
 
-def test_decomfl_bytes_with_everybody_and_with_absences():
-    aggregator, steps = {**COMFL, "local_steps": 2, "perturbations": 5, "join": "log"}, 5
-    run = Quick(SPSA, aggregator, steps=steps)
-    for i, row in enumerate(run.updates):
-        cost = costs.decomfl(2, 5, missed_rounds=int(i >= N))
-        assert (row["uplink_bytes"], row["downlink_bytes"]) == (cost.uplink_bytes, cost.downlink_bytes)
-    away = Quick(SPSA, aggregator, steps=steps, sampling={"kind": "fixed", "cohort_size": 1})
-    last: dict[int, int] = {}
-    for row in away.updates:
-        missed = row["version"] - last.get(row["client_id"], 0)
-        assert row["downlink_bytes"] == costs.decomfl(2, 5, missed).downlink_bytes
-        last[row["client_id"]] = row["version"]
+def test_every_worker_measures_its_own_function_along_its_own_directions():
+    """Each byte is the slope of that worker's function along the directions its record names."""
+    run = Quick(SPSA, {"kind": "one_byte", "count": 3, "step_size": 0.01}, steps=1)
+    objective, start = run.parts.data.objective, run.start.double()
+    gradients = objective.gradients(range(N), start.expand(N, -1))
+    assert len(run.state.records) == N
+    for worker, record in enumerate(run.state.records):
+        rows = Directions("rademacher", D, record.key).matrix(3, dtype=torch.float64)
+        slopes = (rows @ gradients[worker]).float()  # central differences are exact on quadratics
+        wanted = one_byte.decode(one_byte.encode(slopes))
+        torch.testing.assert_close(torch.tensor(record.scalars), wanted, rtol=0.14, atol=1e-3)  # a code further at most
+        assert not torch.allclose(torch.tensor(record.scalars), (rows @ gradients[worker - 1]).float(), rtol=0.14)
 
 
-def test_one_byte_and_feedsign_bytes():
-    run = Quick(SPSA, {"kind": "one_byte", "count": 3, "step_size": 0.01}, steps=4)
-    cost = costs.just_one_byte(own=3, received=3 * (N - 1), peers=1)
-    assert {row["uplink_bytes"] for row in run.updates} == {cost.uplink_bytes}
-    assert [row["downlink_bytes"] for row in run.updates[N:]] == [cost.downlink_bytes] * (3 * N)
-    votes = Quick(SPSA, {"kind": "feedsign", "step_size": 0.01}, steps=3)
-    assert {row["uplink_bytes"] for row in votes.updates} == {1}
-    assert {row["downlink_bytes"] for row in votes.updates[N:]} == {1}
-
-
-def test_cut_short_tasks_send_ask_and_count_less():
-    run = Quick(
-        SPSA, {"kind": "one_byte", "count": 4, "step_size": 0.01}, steps=2,
-        devices={"work": {"kind": "fixed_fraction", "low": 0.5, "high": 0.5}},
-    )  # fmt: skip
-    assert {(row["queries"], row["uplink_bytes"]) for row in run.updates} == {(4, 2)}
-    assert all(len(record.scalars) == 2 for record in run.state.records)
-    whole = Quick(SPSA, {"kind": "one_byte", "count": 2, "step_size": 0.01}, steps=1)
-    assert torch.equal(whole.params, replay_first_step(run))
-
-
-def replay_first_step(run: Quick) -> torch.Tensor:
-    """The model after the first step of a scalar method."""
-    from fedopt.zeroth_order.seed_log import apply_
-
-    first = [record for record in run.state.records if record.step == 0]
-    return apply_(run.start.clone(), "rademacher", first)
-
-
-@pytest.mark.parametrize("kind", ["decomfl", "one_byte", "feedsign", "fedkseed"])
-def test_bytes_with_joins_absences_and_losses(kind):
-    """Every download is what the client lacked: replayed here from who took part when; newcomers lack everything."""
-    clients, client = 6, SPSA if kind != "fedkseed" else {"kind": "fedkseed", "steps": 3}
-    method = {"decomfl": {"perturbations": 3}, "one_byte": {"count": 2}, "fedkseed": {"candidates": 9}}.get(kind, {})
-    aggregator = {"kind": kind, "step_size": 0.003, **({} if kind == "fedkseed" else {"join": "log"}), **method}
-    run = Quick(client, aggregator, steps=12, data={**QUADRATICS, "clients": clients},
-                sampling={"kind": "fixed", "cohort_size": 3}, devices={"dropout": 0.3})  # fmt: skip
-    rows = sorted(run.updates, key=lambda row: row["version"])
-    assert 0 < sum(row["status"] == "lost" for row in rows) < len(rows)
-    heard: dict[int, int] = {}
-    for row in rows:
-        asked, version = row["client_id"], row["version"]
-        since = heard.get(asked, 0)
-        if kind == "decomfl":
-            # A round that lost all its replies made no record.
-            made = {r["version"] for r in rows if r["status"] == "admitted" and since <= r["version"] < version}
-            cost = costs.decomfl(1, 3, len(made)).downlink_bytes
-        elif kind == "feedsign":
-            cost = -(-(version - since) // 8)
-        elif kind == "fedkseed":
-            cost = 4 * 9 + (8 if asked not in heard else 0)
-        else:
-            others = [r for r in rows if r["status"] == "admitted" and since <= r["version"] < version]
-            cost = sum(2 for r in others if r["client_id"] != asked or r["version"] < since)
-        assert row["downlink_bytes"] == cost, (kind, row)
-        heard[asked] = version
-    assert run.rounds[-1]["downlink_bytes"] == sum(row["downlink_bytes"] for row in rows)
+def test_values_of_a_model_are_losses_on_the_batch_of_the_row_and_step():
+    """Two rows, three planned steps of different batches; a step beyond the plan sees the last batch."""
+    engine = Quick(SPSA, COMFL, steps=1, data=DIGITS).parts.engine
+    draw = np.random.default_rng(0)
+    indices, counts = draw.integers(0, 500, (2, 3, 4)), np.array([[4, 3, 4], [2, 4, 1]])
+    plan = BatchPlan(indices, counts, np.array([3, 3]), counts.astype(float))
+    points = torch.randn(4, 2, engine.spec.size, generator=torch.Generator().manual_seed(0))
+    found = model_values(engine, plan, [0, 1])([1, 7])(points)
+    for i, (row, step) in enumerate(((0, 1), (0, 2), (1, 1), (1, 2))):
+        batch = torch.from_numpy(indices[row, step, : counts[row, step]])
+        losses = engine.example_losses(points[i], batch.expand(2, -1))
+        torch.testing.assert_close(found[i], losses.mean(1))
 
 
 def test_a_tie_takes_no_step_or_a_step_forward():
@@ -243,14 +201,6 @@ def test_the_bound_minimiser_does_not_depend_on_the_batch_of_clients():
     assert torch.allclose(together.params, alone.params, atol=1e-5)
 
 
-def test_joining_takes_the_weights_where_the_log_is_longer():
-    aggregator = {"kind": "one_byte", "count": 30, "step_size": 0.01}
-    by_log = Quick(SPSA, {**aggregator, "join": "log"}, steps=2).updates[N]["downlink_bytes"]
-    cheaper = Quick(SPSA, aggregator, steps=2).updates[N]["downlink_bytes"]
-    assert by_log == 30 * (N - 1) and cheaper == 4 * D < by_log
-    assert not costs.join_by_log_is_cheaper(by_log, D)
-
-
 def test_one_client_is_mezo_step_for_step():
     from fedopt.zeroth_order.seed_log import apply_
     from fedopt.zeroth_order.spsa import mezo_step
@@ -279,15 +229,6 @@ def test_fedkseed_is_the_average_of_local_models():
     assert torch.allclose(torch.stack(models).mean(0), run.params, atol=1e-5)
     row = run.updates[0]
     assert (row["uplink_bytes"], row["downlink_bytes"]) == (min(4 * 5, 8 * 6), 4 * 5 + 8)
-
-
-def test_fedkseed_pro_sends_pairs_and_hears_probabilities():
-    """Pro needs to know which scalar belongs to which direction, so 8 bytes per step even where K floats are fewer."""
-    run = Quick({"kind": "fedkseed", "steps": 5, "radius": 0.01}, {"kind": "fedkseed", "candidates": 8,
-                "step_size": 0.003, "pro": True}, steps=2)  # fmt: skip
-    assert {row["uplink_bytes"] for row in run.updates} == {8 * 5}
-    assert [row["downlink_bytes"] for row in run.updates] == [2 * 4 * 8 + 8] * N + [2 * 4 * 8] * N
-    assert float(run.state.counts.sum()) == 8 + 2 * N * 5
 
 
 def test_fedkseed_pro_counts_no_scalar_as_more_than_a_thousand():

@@ -23,7 +23,7 @@ from zeroth_order_runs import (
 )
 
 from fedopt.clients.finite_difference import FiniteDifference
-from fedopt.zeroth_order import fzoos_round
+from fedopt.zeroth_order import fzoos_round, query_log, random_features
 from fedopt.zeroth_order import message_costs as costs
 
 
@@ -65,6 +65,22 @@ def test_corrections_cancel_in_the_mean():
     run = Quick(FZOOS, TWO, steps=2)
     own = torch.stack([run.parts.computation.states.get(i)["weights"] for i in range(N)])
     assert torch.allclose(own.mean(0), run.state.correction, atol=1e-5)
+
+
+def test_one_exchange_fits_weights_around_the_clients_own_last_point():
+    """A window of 6 of the 24 queries: those nearest to the end of the local steps, not to their start."""
+    client = {**FZOOS, "global_active_queries": 0, "global_candidates": 0, "feature_window": 6,
+              "optimizer": {"learning_rate": 0.05}}  # fmt: skip
+    run = Quick(client, {**TWO, "exchanges": 1}, steps=1)
+    settings, maps = run.parts.scenario.client, random_features.make(D, 60, 1.0, 1)
+    for i in range(N):
+        state = run.parts.computation.states.get(i)
+        log = query_log.stack([(state["points"], state["values"])], D)
+        own, other = (
+            fzoos_round.fit_weights(log, x, maps, settings)[0].float() for x in (state["local"], run.start.double())
+        )
+        torch.testing.assert_close(state["weights"], own, rtol=1e-3, atol=1e-3)
+        assert float((own - other).norm()) > 0.1 * float(own.norm())
 
 
 def test_fzoos_with_partial_participation_and_losses():
@@ -131,6 +147,35 @@ def test_reductions_to_fedzo():
     single = Quick(DIFFERENCES, {"kind": "fedavg"}, steps=3, data=alone).params
     two = Quick({**DIFFERENCES, "method": "scaffold2"}, {"kind": "scaffold"}, steps=3, data=alone).params
     assert torch.allclose(single, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["fedzo", "fedprox", "scaffold1", "scaffold2"])
+def test_baselines_equal_their_loops_on_exact_gradients(method):
+    """All d orthogonal directions and central differences are exact on quadratics: two rounds of two steps by hand."""
+    client = {**DIFFERENCES, "method": method, "local_steps": 2, "count": D, "scheme": "central", "project": False,
+              "proximal": 3.0, "optimizer": {"rule": "sgd", "learning_rate": 0.02}}  # fmt: skip
+    aggregator = {"scaffold1": TWO, "scaffold2": {"kind": "scaffold"}}.get(method, {"kind": "fedavg"})
+    unclipped = {**QUADRATICS, "clip": False}
+    run = Quick(client, aggregator, steps=4 if method == "scaffold1" else 2, data=unclipped)
+
+    def slope(points: torch.Tensor) -> torch.Tensor:
+        return run.parts.data.objective.gradients(range(N), points)
+
+    x, control = run.start.double(), torch.zeros(N, D, dtype=torch.float64)
+    for number in range(2):
+        y, seen = x.expand(N, -1), []
+        for _ in range(2):
+            seen.append(slope(y))
+            pull = 3.0 * (y - x) if method == "fedprox" and number else 0.0
+            y = y - 0.02 * (seen[-1] + pull + control.mean(0) - control)
+        x = y.mean(0)
+        if method == "scaffold1":
+            control = slope(x.expand(N, -1))
+        elif method == "scaffold2":
+            control = torch.stack(seen).mean(0)
+    torch.testing.assert_close(run.params.double(), x, rtol=0, atol=2e-6)
+    if method == "scaffold2":
+        torch.testing.assert_close(run.state.control.double(), control.mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_one_client_of_scaffold_is_fedzo():

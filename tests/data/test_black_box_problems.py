@@ -111,7 +111,9 @@ def test_image_attack_is_a_margin_of_the_clients_own_models():
     others = logits.clone()
     others[:, objective.label] = -torch.inf
     assert torch.allclose(values[:, 0].float(), logits[:, objective.label] - others.amax(1), atol=1e-5)
-    assert objective.perturbed(torch.ones(64)).max() <= 1.0
+    for corner, change in ((0.0, -0.3), (0.5, 0.0), (1.0, 0.3)):  # strength 0.3 is the largest change of a pixel
+        wanted = (objective.image + change).clamp(0, 1)
+        assert torch.allclose(objective.perturbed(torch.full((64,), corner)), wanted, atol=1e-6)
     with pytest.raises(ValueError, match="not broken at the start"):
         settings.model_copy(update={"image": 10_000}).load(0)
 

@@ -94,3 +94,23 @@ def test_ackley_and_levy_have_their_known_optima():
     assert levy.optimum == 0.0 and levy.value(torch.ones(6)) == pytest.approx(0.0, abs=1e-9)
     assert levy.value(torch.full((6,), 0.3)) > 1.0
     assert FzoosQuadratics(function="levy").load(0).objective.optimum is None
+
+
+@pytest.mark.parametrize("function", ["ackley", "levy"])
+def test_ackley_and_levy_by_their_formulas(function):
+    """The formulas once more in NumPy, at random points and for every client's own scales and centres."""
+    objective = FzoosQuadratics(dimension=6, function=function, heterogeneity=2.0, clients=3).load(0).objective
+    points = np.random.default_rng(0).random((3, 4, 6))
+    found = objective.values(range(3), torch.as_tensor(points)).numpy()
+    for client in range(3):
+        assert np.ptp(objective.first[client]) > 0.1 and np.ptp(objective.second[client]) > 0.1
+        for query in range(4):
+            z = objective.first[client] * (20 * points[client, query] - 10 - objective.second[client])
+            if function == "ackley":
+                first = -20 * np.exp(-0.2 * np.sqrt((z**2).mean()))
+                wanted = first - np.exp(np.cos(np.pi * z).mean()) + 20 + np.e
+            else:
+                w = 1 + (z - 1) / 4
+                wanted = np.sin(np.pi * w[0]) ** 2 + (w[-1] - 1) ** 2 * (1 + np.sin(2 * np.pi * w[-1]) ** 2)
+                wanted += sum((v - 1) ** 2 * (1 + 10 * np.sin(np.pi * v + 1) ** 2) for v in w[1:-1])
+            assert found[client, query] == pytest.approx(wanted, rel=1e-12)

@@ -61,6 +61,9 @@ def test_a_bad_loss_is_skipped():
     assert torch.all(work.scalars[0] != 0)
     clipped = train(START, 0, loss_clip=1e-12)
     assert torch.all(clipped.scalars == 0)
+    gap = float(train(START, 0).scalars[0, 0].abs()) * 2e-3  # between the two losses of the first step
+    for share, kept in ((0.95, False), (1.05, True)):
+        assert bool(train(START, 0, loss_clip=share * gap).kept[0, 0]) is kept
 
 
 def test_choices_are_per_client_and_follow_the_probabilities():
