@@ -44,7 +44,7 @@ def _is_own(frame: FrameType) -> bool:
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
-    if path.is_relative_to(_PACKAGE):
+    if path.is_relative_to(_PACKAGE) or not path.exists():  # compiled code names files that are nowhere
         return False
     # A component may be installed like any other package.
     if isinstance(frame.f_locals.get("self"), Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from fedopt.aggregators.base import Method
 from fedopt.clients.base import ClientWork
 from fedopt.components import components
 from fedopt.problems import Problem
@@ -13,14 +14,36 @@ if TYPE_CHECKING:
 
 
 def unanswered(scenario: Scenario) -> list[Problem]:
-    """The refusal of a client whose replies lack what the aggregator takes; empty if they fit. No torch."""
-    wanted, sent = scenario.aggregator.reply_parts(), type(scenario.client).sends
-    if set(wanted) <= set(sent):
+    """The refusal of a client whose replies lack what the aggregator takes, or that needs what it does not send.
+
+    Empty if they fit. No torch.
+    """
+    method, client = scenario.aggregator, type(scenario.client)
+    wanted, carried = set(method.reply_parts()), set(method.message_parts())
+    if wanted <= set(client.sends) and set(client.receives) <= carried:
         return []
     works = cast("dict[str, type[ClientWork]]", components("fedopt.clients"))
-    fitting = [f"{{kind: {kind}}}" for kind, work in works.items() if set(wanted) <= set(work.sends)]
-    message = (
-        f"{scenario.client.kind()} sends {' and '.join(sent)}, but aggregator {scenario.aggregator.kind()} takes "
-        f"{' and '.join(wanted)} from replies; use client: {' or '.join(fitting)}"
-    )
+    fitting = [kind for kind, work in works.items() if wanted <= set(work.sends) and set(work.receives) <= carried]
+    use = "use client: " + " or ".join(f"{{kind: {kind}}}" for kind in fitting)
+    if wanted <= set(client.sends):
+        missing = [part for part in client.receives if part not in carried]
+        methods = cast("dict[str, type[Method]]", components("fedopt.aggregators"))
+        message = (
+            f"{scenario.client.kind()} needs {' and '.join(missing)} from the server, which aggregator "
+            f"{method.kind()} does not send; {use}, or an aggregator that does: "
+            f"{', '.join(kind for kind, each in methods.items() if _sends(each, missing))}"
+        )
+    else:
+        message = (
+            f"{scenario.client.kind()} sends {' and '.join(client.sends)}, but aggregator {method.kind()} takes "
+            f"{' and '.join(method.reply_parts())} from replies; {use}"
+        )
     return [Problem(path=("client", "kind"), message=message)]
+
+
+def _sends(method: type[Method], parts: list[str]) -> bool:
+    """Whether a method's messages have these parts, as far as its defaults say."""
+    try:
+        return set(parts) <= set(method().message_parts())
+    except ValueError:  # it needs settings
+        return False

@@ -87,7 +87,7 @@ class Privacy(Section):
         None, gt=0, description="epsilon after the last step, never exceeded; the noise multiplier is calibrated to it"
     )
     max_epsilon: float | None = Field(None, gt=0, description="stop before a release that would exceed this epsilon")
-    delta: float = Field(1e-5, gt=0, lt=1, description="delta of (epsilon, delta)")
+    delta: float = Field(1e-5, ge=1e-12, lt=1, description="delta of (epsilon, delta)")
     max_participations: int | None = Field(
         None, ge=1, description="how often one client may contribute over the run; enforced"
     )

@@ -44,7 +44,7 @@ class Column:
 
 
 ROUND_COLUMNS = (
-    Column("step", _INTEGER, "Server steps finished when the row was written; row 0 is the starting model.", True),
+    Column("step", _INTEGER, "Server steps finished when the row was written; the first row is step 1.", True),
     Column("phase", _TEXT, "Name of the exchange that closed with this step.", True),
     Column("time_s", _NUMBER, "Virtual time of the step, seconds since the start.", True),
     Column("wall_s", _NUMBER, "Real time spent computing so far, seconds; the only column that differs between runs."),

@@ -15,6 +15,11 @@ from fedopt.components import components
 from fedopt.yaml_writer import to_yaml
 from scenarios import mapping
 
+PRIVACY = (
+    "{unit: client, mechanism: {kind: gaussian, clipping_norm: 1.0, noise_multiplier: 1.0}, max_participations: 3, "
+    "delta: %s}"
+)
+
 
 def call(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, list(arguments))
@@ -107,6 +112,25 @@ def test_validate_reads_the_header_of_a_table(tmp_path: Path, ending: str) -> No
     path.write_text(to_yaml(mapping(data={**good, "path": "nowhere.csv"})))
     code, _, errors = call("validate", str(path))
     assert code == 2 and "data.path: table: not found in nowhere.csv" in errors
+
+
+@pytest.mark.parametrize(
+    "setting, told",
+    [
+        (
+            "client.kind=scaffold",
+            "scaffold needs control from the server, which aggregator fedavg does not send; use client: {kind: dp_sgd} "
+            "or {kind: finite_difference} or {kind: fzoos} or {kind: proximal} or {kind: sgd}, or an aggregator that "
+            "does: buffered_scaffold, scaffold.",
+        ),
+        ("data={kind: idx, path: nowhere}", "idx: not found in nowhere"),
+        (f"privacy={PRIVACY % '1.0e-14'}", "delta: must be >= 1e-12, got 1e-14"),
+    ],
+)
+def test_validate_refuses_what_a_run_would(scenario: Path, setting: str, told: str) -> None:
+    scenario.write_text(to_yaml(mapping(aggregator={"kind": "fedavg"})))
+    code, _, errors = call("validate", str(scenario), "--set", setting)
+    assert code == 2 and told in errors
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -81,6 +81,11 @@ def test_a_raising_component_of_the_users_own_is_one_line_and_its_rows_stay(
     "setting, place",
     [
         ("data={kind: npz, path: nowhere.npz}", "data: npz: not found in nowhere.npz"),
+        ("data={kind: table, path: empty.csv, target_column: y, clients: 9}", "data: empty.csv holds no table: "),
+        (
+            "data={kind: npz, path: empty.csv}",
+            "data: empty.csv is not an .npz file; save plain arrays with numpy.savez",
+        ),
         ("model={kind: char_lstm}", "model: model char_lstm is for next_token"),
     ],
 )
@@ -88,11 +93,20 @@ def test_what_does_not_fit_is_told_with_its_section_and_line(
     setting: str, place: str, scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").write_text("")
     code, errors = tell(monkeypatch, capsys, "simulate", str(scenario), "--quiet", "--set", setting)
     key = place.partition(":")[0]
     line = next(i for i, text in enumerate(scenario.read_text().splitlines(), 1) if text.startswith(f"{key}:"))
     assert code == 2 and errors.startswith(f"{scenario}:{line}:1: {place}") and len(errors.splitlines()) == 1
     assert not (tmp_path / "reports").exists() or not list((tmp_path / "reports").rglob("scenario.yaml"))
+
+
+def test_a_resumed_run_takes_no_changes(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = tell(monkeypatch, capsys, "simulate", str(tmp_path), "--resume", "--set", "run.server_steps=80")
+    assert code == 2
+    assert errors == f"{tmp_path}: a run goes on as it began, so run.server_steps cannot change; start a new run.\n"
 
 
 def test_a_comparison_given_to_simulate_is_told_from_a_scenario(

@@ -74,6 +74,10 @@ class Method(Settings):
         """Names of the parts that this method takes from replies; the client's work must send them."""
         return ("update",)
 
+    def message_parts(self) -> tuple[str, ...]:
+        """Names of the parts that this method's messages to clients have."""
+        return ("params",)
+
     def weighs_alike(self) -> bool:
         """Whether all replies of a step go into one sum with weight 1, where importance and staleness are constant.
 

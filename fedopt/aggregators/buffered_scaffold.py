@@ -44,6 +44,10 @@ class BufferedScaffold(Stream):
     buffer_size: int = Field(10, ge=1, description="uploads K per server step, >= 1")
     server_lr: float = Field(1.0, gt=0, description="server learning rate, > 0")
 
+    def message_parts(self) -> tuple[str, ...]:
+        """The model and the server's control variate."""
+        return ("params", "control")
+
     def reply_parts(self) -> tuple[str, ...]:
         """Change of model and of control variate."""
         return ("update", "control")

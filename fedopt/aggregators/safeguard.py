@@ -58,6 +58,10 @@ class Safeguard(Method):
         """Those of the inner method; its own question is answered by every work on a function."""
         return self.inner.reply_parts()
 
+    def message_parts(self) -> tuple[str, ...]:
+        """Those of the inner method."""
+        return self.inner.message_parts()
+
     def init(self, params: torch.Tensor, public: Public) -> State:
         """Start the inner method."""
         refuse_problems(self, public)

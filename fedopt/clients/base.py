@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class ClientWork(Settings):
     """Base of client work. Pure in (cohort, seed): no evolving values in self.
 
-    ``sends`` names the parts a reply can have; the aggregator must not need others.
+    ``sends`` names the parts a reply can have; the aggregator must not need others. ``receives`` names those it needs
+    of the server's message.
     """
 
     sends: ClassVar[tuple[str, ...]] = ("update",)
+    receives: ClassVar[tuple[str, ...]] = ("params",)
 
     @abstractmethod
     def planned_steps(self, num_examples: int, message: Message) -> int:

@@ -32,6 +32,7 @@ class Scaffold(LocalTraining):
     )
 
     sends = ("update", "control")
+    receives = ("params", "control")
 
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
         """Two float32 per parameter: update and control."""

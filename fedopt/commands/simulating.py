@@ -43,6 +43,10 @@ def simulate(
     loaded = None
     try:
         if scenario.is_dir():
+            if changes := overrides(settings, seed, device):
+                fail(
+                    [f"{scenario}: a run goes on as it began, so {', '.join(changes)} cannot change; start a new run."]
+                )
             run = api.resume_run(scenario, quiet=quiet)
         else:
             loaded = load(scenario, overrides(settings, seed, device))

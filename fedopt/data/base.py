@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,7 +154,10 @@ class DataSet(Settings):
 
     def problems(self) -> list[tuple[str, str]]:
         """What a cheap look at the files shows to be wrong, as (field, message); asked before a long run."""
-        return []
+        path = getattr(self, "path", None)
+        if not isinstance(path, str) or Path(path).exists():
+            return []
+        return [("path", f"{self.kind()}: not found in {path}")]
 
 
 class Partition(Settings):

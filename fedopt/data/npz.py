@@ -39,8 +39,11 @@ class Npz(SplitDataSet):
         try:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{file} is not an .npz file of plain arrays: {error}") from error
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{file} is not an .npz file: {error}") from error
+        except (ValueError, AttributeError, EOFError) as error:  # of numpy: not an archive at all, or arrays of objects
+            kind = "holds arrays of Python objects" if zipfile.is_zipfile(file) else "is not an .npz file"
+            raise ValueError(f"{file} {kind}; save plain arrays with numpy.savez") from error
         train = self._part(arrays, "train", file)
         if "x_test" in arrays:
             test = self._part(arrays, "test", file)

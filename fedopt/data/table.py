@@ -128,5 +128,8 @@ def _read(path: Path, rows: int | None = None) -> pandas.DataFrame:
     if path.name.endswith(".parquet"):
         return pandas.read_parquet(path)
     if path.name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-        return pandas.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", nrows=rows)
+        try:
+            return pandas.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",", nrows=rows)
+        except (pandas.errors.EmptyDataError, pandas.errors.ParserError) as error:
+            raise ValueError(f"{path} holds no table: {error}") from error
     raise ValueError(f"{path}: unknown format; use a name ending in .csv, .csv.gz, .tsv or .parquet")

@@ -34,6 +34,7 @@ def server_app(scenario: Path) -> ServerApp:
     """
     own_modules.use()
     app = ServerApp()
+    app.fedopt_scenario = scenario  # type: ignore[attr-defined]
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:

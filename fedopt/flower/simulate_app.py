@@ -63,6 +63,9 @@ def simulate_flower_app(
     began = time.perf_counter()
     with _importable(directory):
         server_app, client_app = (_load(components[side]) for side in ("serverapp", "clientapp"))
+        ours = getattr(server_app, "fedopt_scenario", None)
+        if ours is not None:  # its ServerApp keeps wall-clock time
+            raise ValueError(f"{directory} is an exported scenario; it needs no app here: fedopt simulate {ours}")
         grid = VirtualGrid(client_app, num_nodes, devices, seed, config, cohort_call=_ours(client_app))
         with seeded(seed):
             random.seed(seed)  # Flower's strategies draw their cohorts from it

@@ -159,7 +159,7 @@ def test_npz(tmp_path):
         Npz(path=str(tmp_path / "b.npz"), clients=5).load(0)
     assert Npz(path=str(tmp_path / "b.npz"), task="regression", clients=5).load(0).test.targets.shape == (3, 1)
     np.savez(tmp_path / "c.npz", x_train=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"not an \.npz file of plain arrays"):
+    with pytest.raises(ValueError, match="holds arrays of Python objects"):
         Npz(path=str(tmp_path / "c.npz"), clients=5).load(0)
 
 

@@ -48,6 +48,10 @@ def test_an_exported_app_is_complete_and_builds(scenario: Path, tmp_path: Path) 
     fab = build_fab_from_disk(tmp_path / "app")  # Flower's own reading of the app
     assert 0 < len(fab) < 100_000
     assert invoke("export", str(scenario), str(tmp_path / "app"))[0] == 2
+    from fedopt.flower.simulate_app import simulate_flower_app
+
+    with pytest.raises(ValueError, match=r"is an exported scenario; it needs no app here: fedopt simulate .*yaml"):
+        simulate_flower_app(tmp_path / "app", 2, None, 0)
 
 
 def test_certificates_vouch_for_the_link_and_secrets_are_private(tmp_path: Path) -> None:
