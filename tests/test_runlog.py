@@ -105,7 +105,7 @@ def _simulate(log, directory, checkpoint) -> None:
         if step % EVERY == 0:
             position = log.position()
             runlog_files.write_atomically(checkpoint, json.dumps(position))
-    log.finish(SUMMARY, CLIENTS)
+    log.finish(SUMMARY, CLIENTS, {"test_loss": 0.25})
 
 
 def tables(directory) -> list[pa.Table]:
@@ -338,6 +338,31 @@ def test_a_full_disk_during_the_conversion_keeps_the_running_files(tmp_path, mon
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
     log.finish(SUMMARY)
     assert run_state(tmp_path) == "finished"
+
+
+def test_closing_columns_join_the_last_row_of_the_final_tables_only(tmp_path, opened):
+    log = opened(tmp_path)
+    log.start()
+    for step in (1, 2):
+        log.add_round(round_row(step))
+    log.position()
+    running = (tmp_path / "rounds.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="unknown columns accuracy"):
+        log.finish(SUMMARY, closing={"accuracy": 0.5})
+    assert run_state(tmp_path) == "running" and (tmp_path / "rounds.jsonl").read_bytes() == running
+    log.finish(SUMMARY, closing={"metric_value": 0.5, "test_loss": math.nan})
+    first, last = read_rounds(tmp_path).to_pylist()
+    assert (first["metric_value"], first["test_loss"]) == (0.1, None)
+    assert last["metric_value"] == 0.5 and math.isnan(last["test_loss"]) and last["uplink_bytes"] == 200
+    assert read_rounds(tmp_path).schema.equals(schemas.ROUNDS, check_metadata=True)
+    assert (tmp_path / "rounds.csv").read_text().count("0.5") >= 1
+
+
+def test_closing_columns_of_a_run_without_steps_have_no_row(tmp_path, opened):
+    log = opened(tmp_path)
+    log.start()
+    log.finish(SUMMARY, closing={"metric_value": 0.5})
+    assert read_rounds(tmp_path).num_rows == 0
 
 
 def test_check_writable(tmp_path, monkeypatch):

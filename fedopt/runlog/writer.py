@@ -172,7 +172,12 @@ class RunLog:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         write_atomically(self.directory / reader.SUMMARY, text)
 
-    def finish(self, summary: Mapping[str, Any], clients: Sequence[Mapping[str, Any]] = ()) -> None:
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        clients: Sequence[Mapping[str, Any]] = (),
+        closing: Mapping[str, Any] | None = None,
+    ) -> None:
         """Turn the running files into Parquet and CSV and declare the run finished.
 
         May be killed and repeated: until its last moment the running files stay and stay true.
@@ -180,11 +185,14 @@ class RunLog:
         Args:
             summary: content of ``summary.json``.
             clients: rows of the clients table; counts of participations are filled in from the updates.
+            closing: columns of the last round known only now, such as those of a closing evaluation. They are written
+                into the final tables; the running files stay as they are.
         Raises:
+            ValueError: ``closing`` names an unknown column.
             RunLogError: something could not be written; the running files are kept.
         """
         self.position()
-        rounds = reader.read_rounds(self.directory)
+        rounds = _completed(reader.read_rounds(self.directory), closing or {})
         with replacing(self.directory / reader.ROUNDS) as temporary:
             pq.write_table(rounds, temporary)
         with replacing(self.directory / reader.ROUNDS_CSV) as temporary:
@@ -238,6 +246,14 @@ def _first_rows(batches: Iterable[pa.RecordBatch], count: int, directory: Path) 
         yield taken
     if left:
         raise RunLogError(f"{directory} holds {count - left} updates but the checkpoint was made after {count}")
+
+
+def _completed(rounds: pa.Table, closing: Mapping[str, Any]) -> pa.Table:
+    """The rounds with these columns in the last row; a run without a step has none to write them to."""
+    if not closing or rounds.num_rows == 0:
+        return rounds
+    last = checked_row({**rounds.slice(rounds.num_rows - 1).to_pylist()[0], **closing}, schemas.ROUND_COLUMNS)
+    return pa.concat_tables([rounds.slice(0, rounds.num_rows - 1), pa.Table.from_pylist([last], schema=rounds.schema)])
 
 
 def _write_updates(path: Path, batches: Iterable[pa.RecordBatch]) -> None:

@@ -19,6 +19,7 @@ from fedopt.runlog import RunLog, check_writable, write_atomically
 from fedopt.scenario import Scenario
 from fedopt.simulation import checkpoint
 from fedopt.simulation.assembly import Parts, assemble
+from fedopt.simulation.evaluations import Evaluations
 from fedopt.simulation.hooks import Driver, Hooks
 from fedopt.simulation.rows import Rows
 from fedopt.simulation.simulator import Simulator
@@ -77,8 +78,6 @@ class Session:
         self._clock, self._batch = clock, list(batch)
         self.log = RunLog(directory)
         self.rows = Rows(self.log, withheld, hold_rows, lambda row: self.progress.update(row))
-        self.best: tuple[float, int] | None = None
-        self.last_evaluation: dict[str, Any] = {}
         self.warnings: list[str] = []
         self._wall_before, self._started_at = 0.0, environment.now()
 
@@ -94,6 +93,7 @@ class Session:
         check_writable(self.directory, self._bytes_needed())
         self.parts = assemble(self.scenario, self._data, self._noise)
         self.warnings += self.parts.warnings
+        self.evaluations = Evaluations(self.parts.engine)
         rows, save = self.rows, self._save_checkpoint
         hooks = Hooks(self._on_step, rows.outcome, self._on_failure, self._after_instant, save, rows.publish)
         self.driver = self._make_driver(self.parts, hooks)
@@ -153,7 +153,7 @@ class Session:
         server.state, self.driver.state = tree["server"], tree["simulator"]
         computation.restore(tree["computation"])
         computation.states.restore(tree["states"])
-        self.best, self.last_evaluation = tree["best"], tree["last_evaluation"]
+        self.evaluations.best, self.evaluations.last = tree["best"], tree["last_evaluation"]
         self.rows.counts, self.rows.waiting = tree["counts"], tree["unwritten"]
         self.warnings, self._wall_before = tree["warnings"], tree["wall_s"]
         self._started_at = tree["started_at"]
@@ -171,8 +171,8 @@ class Session:
             "simulator": self.driver.state,
             "computation": computation.storable(),
             "states": computation.states.snapshot(),
-            "best": self.best,
-            "last_evaluation": self.last_evaluation,
+            "best": self.evaluations.best,
+            "last_evaluation": self.evaluations.last,
             "counts": self.rows.counts,
             "warnings": self.warnings,
             "wall_s": self._wall(),
@@ -201,12 +201,12 @@ class Session:
         last = run.server_steps is not None and stepped.step >= run.server_steps
         due = last or stepped.step % run.evaluate_every == 0
         if not diverged and due and "test_loss" not in self._withheld:
-            row |= self._evaluate(method.evaluated(state), stepped.step)
+            row |= self.evaluations.make(method.evaluated(state), stepped.step)
             diverged = not math.isfinite(row["test_loss"])
         self.rows.round(row)
         if diverged:
             return f"diverged:the model or its test loss is NaN or infinite after step {stepped.step}; lower client.lr"
-        if self._target_reached():
+        if self.evaluations.have_reached(run.target_metric):
             return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
         return None
 
@@ -218,28 +218,6 @@ class Session:
             every = self.scenario.run.checkpoint_every
             self._next_checkpoint = (server.step // every + 1) * every
 
-    def _evaluate(self, params: torch.Tensor, step: int) -> dict[str, Any]:
-        found = self.parts.engine.evaluate(params)
-        self.last_evaluation = {**found, "step": step}
-        better = self.best is None or (found["metric_value"] - self.best[0]) * self._goal() > 0
-        if better:
-            self.best = (found["metric_value"], step)
-        return {
-            "test_loss": found["loss"],
-            "metric_name": found["metric_name"],
-            "metric_value": found["metric_value"],
-            "test_accuracy": found.get("accuracy"),
-        }
-
-    def _goal(self) -> int:
-        return 1 if self.parts.engine.metric_goal == "max" else -1
-
-    def _target_reached(self) -> bool:
-        target = self.scenario.run.target_metric
-        if target is None or self.best is None:
-            return False
-        return (self.best[0] - target) * self._goal() >= 0
-
     def _epsilon(self, stepped: Stepped) -> dict[str, Any]:
         return {} if self.scenario.privacy is None else self.parts.server.affordable.row(self.parts.server.state)
 
@@ -250,18 +228,25 @@ class Session:
 
         method, state = self.scenario.aggregator, self.parts.server.state
         params = method.evaluated(state.method).detach()
-        outdated = self.last_evaluation.get("step") != state.step
-        if ended.status != "diverged" and outdated and "test_loss" not in self._withheld:
-            self._evaluate(params, state.step)  # an early stop is between evaluations: this one may be the best
+        closing = self._closing_evaluation(ended, params)
         tensors = {n: v.contiguous().cpu() for n, v in self.parts.engine.spec.unflatten(params.clone()).items()}
         write_atomically(self.directory / MODEL, save(tensors))
         for name, body in method.files(state.method).items():
             write_atomically(self.directory / name, body)
         self._write_privacy()
         summary = self._summary(ended, params)
-        self.log.finish(summary, self._clients(params, ended))
+        self.log.finish(summary, self._clients(params, ended), closing)
         close_run(self.directory, self.scenario.run.keep_checkpoint)
         return summary
+
+    def _closing_evaluation(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
+        """Columns for the row of the last step; empty if it has them, or must not. An early stop falls between two
+        evaluations, and whether a step is the last one is known only after its row was written."""
+        step = self.parts.server.state.step
+        if ended.status == "diverged" or self.evaluations.last.get("step") == step or "test_loss" in self._withheld:
+            return {}
+        found = self.evaluations.make(params, step)
+        return {name: value for name, value in found.items() if name not in self._withheld}
 
     def _write_privacy(self) -> None:
         if self.scenario.privacy is not None:
@@ -281,7 +266,8 @@ class Session:
     def _summary(self, ended: Finished, params: torch.Tensor) -> dict[str, Any]:
         privacy = self._epsilon_summary()
         now, wall = self.driver.state.now, self._wall()
-        numbers = final(self.parts, ended, now, wall, self.last_evaluation, self.best, self.rows.counts)
+        evaluations = self.evaluations
+        numbers = final(self.parts, ended, now, wall, evaluations.last, evaluations.best, self.rows.counts)
         return {**self._known(), **numbers, "model_sha256": model_hash(params), **privacy}
 
     def _epsilon_summary(self) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""The end of a run: an early stop is evaluated and shown, wherever the run was resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedopt
+from fedopt.report.run_data import load_run
+from fedopt.scenario import from_mapping
+from fedopt.simulation.session import Session
+from scenarios import private, small
+
+MEASURED = ["test_loss", "metric_value", "test_accuracy"]
+EVERY = {"server_steps": 50, "evaluate_every": 4, "checkpoint_every": 2}
+STOPS = {
+    "participations": lambda: from_mapping(private({"max_participations": 2}, run=EVERY)),
+    "time": lambda: small(run={"time_s": 12.0, "evaluate_every": 100, "checkpoint_every": 2}),
+}
+
+
+class Interrupt(Exception):
+    """Stands for a kill at a chosen moment."""
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_the_closing_evaluation_is_in_the_last_row(tmp_path: Path, stop: str) -> None:
+    scenario = STOPS[stop]()
+    summary = Session(scenario, tmp_path / "run", quiet=True).run()
+    run = fedopt.open_run(tmp_path / "run")
+    steps, every = summary["steps"], scenario.run.evaluate_every
+    assert steps > 1 and steps % every and steps != scenario.run.server_steps  # it ended between two evaluations
+    evaluated = run.rounds[run.rounds.metric_value.notna()]
+    assert evaluated.step.tolist() == [*range(every, steps, every), steps]
+    last = run.rounds.iloc[-1]
+    assert (last.metric_value, last.test_loss) == (summary["final_metric"], summary["final_test_loss"])
+    assert last.test_accuracy == last.metric_value and last.metric_name == "accuracy"
+    assert evaluated.metric_value.max() == summary["best_metric"]
+    assert evaluated[MEASURED].notna().all(axis=None)
+    written = pd.read_csv(tmp_path / "run" / "rounds.csv")
+    assert written.metric_value.iloc[-1] == summary["final_metric"]
+    values = load_run(tmp_path / "run").rounds["metric_value"].to_numpy(zero_copy_only=False)
+    assert np.isfinite(values[-1])  # what the report draws
+
+
+@pytest.mark.parametrize("moment", ["step", "end", "conversion"])
+def test_an_early_stop_has_the_same_tables_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    scenario = STOPS["participations"]()
+    whole = Session(scenario, tmp_path / "whole", quiet=True).run()
+
+    def killed(*_: Any) -> Any:
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "step":
+            original = Session._on_step
+
+            def stopping(self: Session, stepped: Any, metrics: dict[str, float]) -> str | None:
+                return killed() if stepped.step == whole["steps"] - 1 else original(self, stepped, metrics)
+
+            patch.setattr(Session, "_on_step", stopping)
+        elif moment == "end":
+            patch.setattr(Session, "_finish", killed)
+        else:  # the tables are written, and the running files are still there
+            patch.setattr("fedopt.runlog.writer.RunLog._remove_running_files", killed)
+        with pytest.raises(Interrupt):
+            Session(scenario, tmp_path / "cut", quiet=True).run()
+    resumed = Session(scenario, tmp_path / "cut", quiet=True).run(resume=True)
+    assert [resumed[k] for k in ("final_metric", "best_step")] == [whole[k] for k in ("final_metric", "best_step")]
+    one, other = (fedopt.open_run(tmp_path / name).rounds.drop(columns="wall_s") for name in ("whole", "cut"))
+    pd.testing.assert_frame_equal(one, other)
+    assert one.metric_value.notna().iloc[-1]
