@@ -106,7 +106,10 @@ def compare(
         typer.echo(sentence)
     typer.echo(f"report: {made.report}")
     if made.failed:
-        typer.echo(f"{made.failed} runs failed; the report names them. Repeat the command to try them again.", err=True)
+        typer.echo(
+            f"{made.failed} runs failed; the report says why. Repeating the command tries those that were cut off.",
+            err=True,
+        )
         raise typer.Exit(1)
 
 

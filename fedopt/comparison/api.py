@@ -86,10 +86,10 @@ class Comparison:
         return paper.as_matplotlib(self.plots[name or next(iter(self.plots))], view)
 
     def words(self) -> list[str]:
-        """What is and what is not separable from noise."""
-        from fedopt.comparison.words import verdicts
+        """Runs without a result, then what is and what is not separable from noise."""
+        from fedopt.comparison.words import trouble, verdicts
 
-        return verdicts(self.results, self.judging.confidence)
+        return [*filter(None, [trouble(self.results)]), *verdicts(self.results, self.judging.confidence)]
 
     def __repr__(self) -> str:
         return f"Comparison({len(self.runs)} runs, {len(self.cells)} methods and levels; {self.report})"

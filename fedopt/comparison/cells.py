@@ -62,11 +62,14 @@ def _criteria(row: dict[str, Any], goal: str) -> list[float]:
 
 
 def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[str, Any]:
+    counted = [r for r in group if r.get("metric") is not None] or group
+    ended = [r for r in group if r["status"] != "running"]
+
     def values(name: str) -> list[float]:
         return [r[name] for r in group if r.get(name) is not None]
 
     def mean(name: str) -> float | None:
-        found = values(name)
+        found = [r[name] for r in counted if r.get(name) is not None]
         return float(np.mean(found)) if found else None
 
     def first(name: str) -> Any:
@@ -83,6 +86,7 @@ def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[st
         "seeds": interval.number,
         "diverged": sum(r["status"] == "diverged" for r in group),
         "failed": sum(r["status"] == "failed" for r in group),
+        "unfinished": len(group) - len(ended),
         "metric_name": first("metric_name"),
         "mean": _known(interval.mean),
         "deviation": _known(interval.deviation),
@@ -99,16 +103,17 @@ def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[st
         "total_bytes": mean("total_bytes"),
         "queries": mean("queries"),
         "reached": len(values("steps_to_target")),
-        "time_to_target_s": _until(group, "time_to_target_s"),
-        "bytes_to_target": _until(group, "bytes_to_target"),
-        "queries_to_target": _until(group, "queries_to_target"),
-        "epsilon_to_target": _until(group, "epsilon_to_target"),
+        "time_to_target_s": _until(ended, "time_to_target_s"),
+        "bytes_to_target": _until(ended, "bytes_to_target"),
+        "queries_to_target": _until(ended, "queries_to_target"),
+        "epsilon_to_target": _until(ended, "epsilon_to_target"),
     }
 
 
 def _until(group: list[dict[str, Any]], name: str) -> float | None:
     """Median cost to the target, infinite for a run that never reached it; None where the median is infinite."""
-    return _known(float(np.median([math.inf if r.get(name) is None else r[name] for r in group])))
+    costs = [math.inf if r.get(name) is None else r[name] for r in group]
+    return _known(float(np.median(costs))) if costs else None
 
 
 def _known(value: float) -> float | None:

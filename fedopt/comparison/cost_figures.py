@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fedopt.comparison.cells import ground_key
-from fedopt.comparison.drawing import cells_of, colors, figure_name, metric_axis, titled
+from fedopt.comparison.drawing import cells_of, colors, error_bars, figure_name, metric_axis, titled
 from fedopt.comparison.ground import Ground
 from fedopt.comparison.results import Results, cell_of
 from fedopt.comparison.words import records
@@ -51,7 +51,7 @@ def target_figures(results: Results, base: str) -> list[Figure]:
         "trust",
     )
     table = [
-        [cell_of(r).label, f"{r['reached']} of {r['runs']}", *(r[c] for c in TARGET_COSTS)]
+        [cell_of(r).label, f"{r['reached']} of {r['runs'] - r['unfinished']}", *(r[c] for c in TARGET_COSTS)]
         for r in cells_of(results, base)
     ]
     return [
@@ -117,7 +117,8 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
             ],
             caption="Filled: no other method on the same ground is at least as good in mean metric, epsilon, virtual "
             "time and bytes and better in one; means are compared as they are, so neighbours may not be separable. No "
-            "privacy counts as infinite epsilon (not on the epsilon axis); trust is not a criterion.",
+            "privacy counts as infinite epsilon (not on the epsilon axis); trust is not a criterion. "
+            "Bars: t intervals, cut where the metric cannot be.",
             views=tuple(views),
             wide=True,
             height=420,
@@ -129,13 +130,12 @@ def _points(group: list[dict[str, Any]], base: str, color: int) -> dict[str, Any
     """The noise levels of one method as points with their names to hover over."""
     trace = figures.line(group[0]["variant"], [r["time_s"] for r in group], [r["mean"] for r in group], color)
     symbols = ["circle" if r["on_frontier"] else "circle-open" for r in group]
-    half = plain([math.nan if r["low"] is None else r["mean"] - r["low"] for r in group])
     return trace | {
         "mode": "markers",
         "marker": {**trace["marker"], "size": 11, "symbol": symbols, "line": {"width": 2}},
         "text": [cell_of(r).label.removeprefix(f"{base} / ") for r in group],
         "hovertemplate": "%{text}<br>%{x}, %{y}<extra></extra>",
-        "error_y": {"type": "data", "array": half, "color": figures.series(color), "thickness": 1},
+        "error_y": error_bars(group) | {"color": figures.series(color), "thickness": 1},
     }
 
 

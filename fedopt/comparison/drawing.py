@@ -24,6 +24,17 @@ def possible(rows: list[dict[str, Any]], ends: Any) -> Any:
     return np.clip(np.asarray(ends, dtype=float), 0, 1) if is_share else np.asarray(ends, dtype=float)
 
 
+def error_bars(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bars from the low to the high end of every row's interval, cut to what the metric can be; none without one."""
+    known = [row["low"] is not None for row in rows]
+    mean = np.array([row["mean"] for row in rows], dtype=float)
+    low, high = (
+        possible(rows, [r[end] if k else r["mean"] for r, k in zip(rows, known, strict=True)])
+        for end in ("low", "high")
+    )
+    return {"type": "data", "symmetric": False, "array": plain(high - mean), "arrayminus": plain(mean - low)}
+
+
 def band(name: str, x: Sequence[Any], low: Any, high: Any, color: int) -> list[dict[str, Any]]:
     """Two traces that fill the area between ``low`` and ``high``, shown and hidden with the line ``name``."""
     shared: dict[str, Any] = {

@@ -9,11 +9,21 @@ import numpy as np
 
 from fedopt.comparison.cells import ground_key
 from fedopt.comparison.cost_figures import fairness_figures, frontier_figures, target_figures
-from fedopt.comparison.drawing import band, cells_of, colors, drawn_names, figure_name, metric_axis, possible, titled
+from fedopt.comparison.drawing import (
+    band,
+    cells_of,
+    colors,
+    drawn_names,
+    error_bars,
+    figure_name,
+    metric_axis,
+    possible,
+    titled,
+)
 from fedopt.comparison.ground import Ground
 from fedopt.comparison.results import Results, cell_of
 from fedopt.comparison.statistics import t_factor
-from fedopt.comparison.words import records
+from fedopt.comparison.words import records, without_result
 from fedopt.report import figures
 from fedopt.report.figures import Figure, View, axis, plain
 
@@ -132,8 +142,7 @@ def _epsilon_line(name: str, own: list[dict[str, Any]], color: int, trust: str) 
     line["marker"] = {**line["marker"], "symbol": SYMBOLS[style], "size": 8}
     known = [r for r in own if r["low"] is not None]
     if len(known) == 1 or len({r["epsilon"] for r in known}) == 1:
-        half = [0 if r["low"] is None else r["mean"] - r["low"] for r in own]
-        return [line | {"error_y": {"type": "data", "array": plain(half), "color": figures.series(color)}}]
+        return [line | {"error_y": error_bars(own) | {"color": figures.series(color)}}]
     if not known:
         return [line]
     low, high = (possible(known, [r[end] for r in known]) for end in ("low", "high"))
@@ -148,15 +157,17 @@ def learning_figures(results: Results, base: str, confidence: float) -> list[Fig
     points = results.curves[results.curves["base"] == base]
     rows = cells_of(results, base)
     color, traces, x = colors(results), [], []
+    judged = {(cell_of(r), r["seed"]) for r in records(results.runs) if r["metric"] is not None}
     shown = _shown_levels(rows)
     for row in rows:
         own = points[(points["variant"] == row["variant"])]
         own = own[own["level"].isna()] if row["level"] is None else own[own["level"] == row["level"]]
-        drawn = _mean_curve(own, confidence)
+        cell = cell_of(row)
+        seeds = [seed for of, seed in judged if of == cell]
+        drawn = _mean_curve(own[own["seed"].isin(seeds)] if seeds else own, confidence)
         if drawn is None:
             continue
-        cell = cell_of(row)
-        name = cell.label.removeprefix(f"{base} / ")
+        name = cell.label.removeprefix(f"{base} / ") + ("" if seeds else f" ({without_result(row)})")
         visible = {} if row["level"] in shown else {"visible": "legendonly"}
         made = []
         if drawn["low"] is not None:
@@ -183,8 +194,8 @@ def learning_figures(results: Results, base: str, confidence: float) -> list[Fig
                 [cell_of(r).label, r["mean"], r["low"], r["high"], r["seeds"], r["time_s"], r["total_bytes"]]
                 for r in rows
             ],
-            caption=f"Mean over seeds at the steps that all of them evaluated, with {confidence:.0%} t intervals; "
-            f"time, bytes and evaluations are means at those steps.{hidden}",
+            caption=f"Mean over seeds with a result at the steps that all of them evaluated, with "
+            f"{confidence:.0%} t intervals; time, bytes and evaluations are means at those steps.{hidden}",
             views=tuple(views),
             wide=True,
             height=420,

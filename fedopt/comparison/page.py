@@ -9,7 +9,16 @@ from typing import Any
 from fedopt.comparison.figures import all_figures
 from fedopt.comparison.ground import Ground, why_apart
 from fedopt.comparison.results import Judging, Results, cell_of
-from fedopt.comparison.words import accounted_again, chosen_values, records, shown_interval, supposed, trouble, verdicts
+from fedopt.comparison.words import (
+    accounted_again,
+    chosen_values,
+    records,
+    seeds_of,
+    shown_interval,
+    supposed,
+    trouble,
+    verdicts,
+)
 from fedopt.report import text
 from fedopt.report.figures import Figure
 from fedopt.report.page import Card, Page, Section
@@ -123,10 +132,9 @@ def _cells_table(results: Results, judging: Judging) -> str:
     for r in records(results.cells):
         interval = shown_interval(r)
         ground = text.MISSING if r["unit"] is None else f"{r['unit']}, {r['relation']}, delta {r['delta']:g}"
-        count = f"{r['seeds']} of {r['runs']}" if r["seeds"] != r["runs"] else r["seeds"]
         cost = (text.duration(r["time_s"]), text.size(r["total_bytes"]))
         values = (r["mean"], r["deviation"], interval, r["worst_decile"], r["epsilon"])
-        rows.append([cell_of(r).label, count, *values, ground, r["trust"], *cost])
+        rows.append([cell_of(r).label, seeds_of(r), *values, ground, r["trust"], *cost])
     name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
     note = (
         f"Metric: {name} at the last evaluation. Spread: standard deviation over seeds. Interval: "
@@ -197,7 +205,7 @@ def _runs_table(results: Results) -> str:
         [
             cell_of(r).label,
             r["seed"],
-            r["status"],
+            "unfinished" if r["status"] == "running" else r["status"],
             r["how"],
             r["metric"],
             r["epsilon"],

@@ -128,7 +128,9 @@ def _line(axes: Any, trace: dict[str, Any], x: Sequence[Any], order: int) -> Non
     symbol = trace.get("marker", {}).get("symbol", "circle")
     if isinstance(symbol, list):  # one kind of marker a point: drawn one by one, named once
         for i, own in enumerate(symbol):
-            error = {**trace["error_y"], "array": trace["error_y"]["array"][i : i + 1]} if "error_y" in trace else None
+            error = trace.get("error_y")
+            if error:
+                error = error | {side: error[side][i : i + 1] for side in ("array", "arrayminus")}
             one = trace | {"y": trace["y"][i : i + 1], "marker": {**trace["marker"], "symbol": own}, "error_y": error}
             _line(axes, one | {"name": "_" if i else trace["name"]}, x[i : i + 1], order)
         return
@@ -137,7 +139,7 @@ def _line(axes: Any, trace: dict[str, Any], x: Sequence[Any], order: int) -> Non
     axes.errorbar(
         _numbers(x),
         _numbers(trace["y"]),
-        yerr=_numbers(error["array"]) if error else None,
+        yerr=[_numbers(error[side]) for side in ("arrayminus", "array")] if error else None,
         capsize=2 if error else 0,
         color=color,
         label=trace["name"],

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Judging", "Results", "cell_of", "collect", "final_metric"]
 
 LOWER_IS_BETTER = ("test_loss",)
+# Runs of these statuses have no result: the model is not finite, no step could be made, or it is not there yet.
+WITHOUT_RESULT = ("diverged", "failed", "running")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def collect(entries: Sequence[Entry], judging: Judging, folder: Path) -> Results
             if claim is not None:
                 claims[entry.cell, entry.seed] = claim
             row |= _measured(data, judging.metric, goal, claim)
+            if row["status"] in ("diverged", "failed"):
+                row["error"] = entry.error or data.summary.get("reason")
             curves += [_identity(entry) | point for point in _curve(data, judging.metric)]
         runs.append(row)
     curve_of: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -179,8 +183,9 @@ def _measured(data: RunData, metric: str, goal: str, claim: Claim | None) -> dic
 
 
 def final_metric(data: RunData, metric: str) -> float | None:
-    """The metric at the last evaluation; None for a diverged run or where it was never evaluated."""
-    if data.summary.get("status") == "diverged":
+    """The metric at the last evaluation; None where it was never evaluated, and for a run that diverged, failed or
+    is unfinished."""
+    if data.summary.get("status", "running") in WITHOUT_RESULT:
         return None
     known = {"metric_value": "final_metric", "test_loss": "final_test_loss"}.get(metric, "")
     if data.summary.get(known) is not None:
@@ -227,6 +232,8 @@ def _targets(runs: list[dict[str, Any]], judging: Judging) -> dict[str, float]:
 def _to_target(row: dict[str, Any], curve: list[dict[str, Any]], target: float | None, goal: str) -> dict[str, Any]:
     if target is None:
         return {}
+    if row["status"] == "running":  # what it will need is not known yet
+        return {"target": target}
     position = statistics.first_reaching([p["metric"] for p in curve], target, goal)
     if position is None:
         return {"target": target}

@@ -100,8 +100,8 @@ def directory_of(run: PlannedRun, folder: Path) -> Path:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether nothing is left to compute there."""
-    return run_state(directory) == "finished" and read_summary(directory).get("status") not in ("running", "failed")
+    """Whether nothing is left to compute there: a run that ended as diverged or failed would do so again."""
+    return run_state(directory) == "finished" and read_summary(directory).get("status") != "running"
 
 
 def _job(run: PlannedRun, folder: Path, name: str, threads: int | None) -> Job:

@@ -8,7 +8,7 @@ from fedopt.comparison.ground import why_apart
 from fedopt.comparison.page import Background
 from fedopt.comparison.paper import stems
 from fedopt.comparison.results import Judging, Results, cell_of
-from fedopt.comparison.words import accounted_again, records, shown_interval, trouble, verdicts
+from fedopt.comparison.words import accounted_again, records, seeds_of, shown_interval, trouble, verdicts
 from fedopt.report import text
 from fedopt.report.figures import Figure
 
@@ -37,7 +37,7 @@ def _methods(results: Results, confidence: float) -> str:
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     for row in records(results.cells):
         interval = shown_interval(row)
-        cells = [cell_of(row).label, row["seeds"], row["mean"], interval, row["epsilon"], row["trust"]]
+        cells = [cell_of(row).label, seeds_of(row), row["mean"], interval, row["epsilon"], row["trust"]]
         shown = [text.cell(value) for value in cells] + [text.duration(row["time_s"]), text.size(row["total_bytes"])]
         lines.append(" | ".join(value.replace("|", "\\|") for value in shown))
     return "\n".join(f"| {line} |" for line in lines)

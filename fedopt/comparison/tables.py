@@ -18,7 +18,7 @@ from fedopt.schemas import Column
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 2
+VERSION = 3
 
 _INTEGER, _NUMBER, _TEXT, _TRUTH = pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
@@ -32,9 +32,9 @@ CELL_KEYS = (
 RUNS = (
     *CELL_KEYS,
     Column("seed", _INTEGER, "Seed of the run.", True),
-    Column("status", _TEXT, "Status of the run's summary, or failed.", True),
+    Column("status", _TEXT, "Status of the run's summary, or failed; running of an unfinished run.", True),
     Column("how", _TEXT, "executed, resumed, reused or failed.", True),
-    Column("error", _TEXT, "Why it failed; empty otherwise."),
+    Column("error", _TEXT, "Why it failed or diverged; empty otherwise."),
     Column("directory", _TEXT, "Run directory, relative to the comparison's folder where it lies inside.", True),
     Column("metric_name", _TEXT, "Name of the compared metric."),
     Column("goal", _TEXT, "max or min: which direction is better."),
@@ -84,21 +84,24 @@ CELLS = (
     Column("seeds", _INTEGER, "Runs with a finite metric: what mean and interval are made of.", True),
     Column("diverged", _INTEGER, "Runs that diverged.", True),
     Column("failed", _INTEGER, "Runs that failed.", True),
+    Column("unfinished", _INTEGER, "Runs still running or killed: in no mean, test or cost to the target.", True),
     Column("metric_name", _TEXT, "Name of the compared metric."),
     Column("mean", _NUMBER, "Mean of the metric over seeds."),
     Column("deviation", _NUMBER, "Standard deviation over seeds."),
-    Column("low", _NUMBER, "Lower end of the t interval of the mean."),
-    Column("high", _NUMBER, "Upper end."),
-    Column("worst_decile", _NUMBER, "Mean over seeds of the worst tenth of the clients."),
+    Column("low", _NUMBER, "Lower end of the t interval of the mean, as computed: not cut to what the metric can be."),
+    Column("high", _NUMBER, "Upper end, likewise."),
+    Column("worst_decile", _NUMBER, "Mean over the same runs of the worst tenth of the clients."),
     Column("epsilon", _NUMBER, "Largest epsilon of the runs."),
     Column("delta", _NUMBER, "Delta that belongs to epsilon."),
     Column("unit", _TEXT, "Unit of epsilon."),
     Column("relation", _TEXT, "Relation of epsilon."),
     Column("trust", _TEXT, "Trust model of epsilon."),
     Column("hypothetical_population", _INTEGER, "Supposed population of epsilon; empty for the real one."),
-    Column("time_s", _NUMBER, "Mean virtual time, seconds."),
-    Column("total_bytes", _NUMBER, "Mean bytes both ways."),
-    Column("queries", _NUMBER, "Mean objective evaluations."),
+    Column(
+        "time_s", _NUMBER, "Mean virtual time, seconds, of the runs with a finite metric, or of all if none has one."
+    ),
+    Column("total_bytes", _NUMBER, "Mean bytes both ways, likewise."),
+    Column("queries", _NUMBER, "Mean objective evaluations, likewise."),
     Column("reached", _INTEGER, "Runs that reached the target.", True),
     Column(
         "time_to_target_s",

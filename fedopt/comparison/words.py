@@ -34,8 +34,14 @@ def verdicts(results: Results, confidence: float) -> list[str]:
         found.append(
             f"{_listed(untested)} could not be tested: that takes at least two seeds shared with the baseline."
         )
+    lacking = [f"{cell_of(row).label}, {seeds_of(row)}" for row in records(results.cells) if without_result(row)]
+    if lacking:
+        found.append(f"Seeds with a result: {'; '.join(lacking)}. Means and tests are over those.")
+    tests = len(rows) - len(untested)
+    if not tests:
+        return found
     name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
-    adjusted = f", adjusted by Holm's method over all {len(rows)} of them" if len(rows) > 1 else ""
+    adjusted = f", adjusted by Holm's method over all {tests} of them" if tests > 1 else ""
     found.append(
         f"In brackets: the difference in mean {name}. Paired t tests over shared seeds{adjusted}, "
         f"at {1 - confidence:.0%}. Seeds change the split, the devices, the batches and the "
@@ -88,19 +94,41 @@ def _listed(names: list[str]) -> str:
 
 
 def trouble(results: Results) -> str:
-    """A banner if runs failed or diverged, else empty."""
+    """A banner if runs failed, diverged or are unfinished, else empty."""
     rows = records(results.runs)
-    failed = [_run_label(r) for r in rows if r["status"] == "failed"]
-    diverged = [_run_label(r) for r in rows if r["status"] == "diverged"]
+    failed, diverged, unfinished = (
+        [_run_label(r) for r in rows if r["status"] == status] for status in ("failed", "diverged", "running")
+    )
     found = []
     if failed:
-        found.append(f"{len(failed)} of {len(rows)} runs failed: {'; '.join(failed[:5])}.")
+        found.append(f"{len(failed)} of {len(rows)} runs failed: {_first(failed)}.")
     if diverged:
         found.append(
-            f"{len(diverged)} of {len(rows)} runs diverged: {'; '.join(diverged[:5])}. Means leave them out and "
+            f"{len(diverged)} of {len(rows)} runs diverged: {_first(diverged)}. Means leave them out and "
             "flatter their methods."
         )
+    if unfinished:
+        found.append(
+            f"{len(unfinished)} of {len(rows)} runs not finished (still running, or killed): {_first(unfinished)}. "
+            "Their curves end early; means, tests and costs to a target leave them out."
+        )
     return " ".join(found)
+
+
+def _first(labels: list[str], most: int = 5) -> str:
+    return "; ".join(labels[:most]) + (f"; and {len(labels) - most} more" if len(labels) > most else "")
+
+
+def seeds_of(row: dict[str, Any]) -> str:
+    """Seeds with a result, and what became of the other runs: ``2 of 4 (1 diverged, 1 unfinished)``."""
+    if not without_result(row):
+        return str(row["seeds"]) if row["seeds"] == row["runs"] else f"{row['seeds']} of {row['runs']}"
+    return f"{row['seeds']} of {row['runs']} ({without_result(row)})"
+
+
+def without_result(row: dict[str, Any]) -> str:
+    """What became of a cell's runs without a result: ``1 diverged, 1 unfinished``; empty if there is none."""
+    return ", ".join(f"{row[name]} {name}" for name in ("failed", "diverged", "unfinished") if row[name])
 
 
 def _run_label(row: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def fabricate(
         metrics: accuracies.
         seed: of the run.
         document: ``privacy.json``; its epsilon is reached linearly.
-        status: of the summary.
+        status: of the summary; ``running`` is a run that was killed after its last step.
         scenario: keys of ``scenario.yaml`` besides name and seed.
         clients: local accuracy of every client.
         examples: of every client.
@@ -63,6 +63,8 @@ def fabricate(
         if document is not None:
             (directory / "privacy.json").write_text(json.dumps(document))
         (directory / "scenario.yaml").write_text(to_yaml({"name": "made", "seed": seed, **(scenario or {})}))
+        if status == "running":
+            return directory
         summary = {
             "name": "made",
             "seed": seed,

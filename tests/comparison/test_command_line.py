@@ -33,6 +33,19 @@ def test_compare_directories(tmp_path: Path) -> None:
     assert code == 2 and "'nobody' is no method; found: made, lr 0.1, made, lr 0.3." in errors
 
 
+def test_an_unfinished_run_is_said_to_be_one_everywhere(tmp_path: Path) -> None:
+    runs = [
+        fabricate(tmp_path / f"r{seed}", [0.1, 0.5 + 0.01 * seed], seed, status=("finished", "running")[seed == 2])
+        for seed in (0, 1, 2)
+    ]
+    code, out, _ = call("compare", *map(str, runs), "--out", str(tmp_path / "out"))
+    page = Path(out.strip().splitlines()[-1].removeprefix("report: "))
+    said = "1 of 3 runs not finished (still running, or killed): made, seed 2."
+    assert code == 0 and out.startswith(said)
+    assert said in page.read_text() and said in page.with_suffix(".md").read_text()
+    assert "| made | 2 of 3 (1 unfinished) | 0.505 |" in page.with_suffix(".md").read_text()
+
+
 def test_problems_of_a_file_exit_with_2(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("name: c\nbase: missing.yaml\nvariants: {a: {}}\n")

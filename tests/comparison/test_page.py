@@ -15,6 +15,7 @@ from fedopt.comparison.page import Background, comparison_page
 from fedopt.comparison.paper import as_matplotlib
 from fedopt.comparison.results import Entry, Judging, collect
 from fedopt.comparison.trim import trim
+from fedopt.comparison.words import records
 from fedopt.report.figures import Figure
 from fedopt.report.page import render_page
 
@@ -90,6 +91,40 @@ def test_a_mean_curve_is_over_the_steps_all_seeds_evaluated(tmp_path: Path) -> N
     assert figures["learning"].views[2].x[-1] == [0, 200]
     upper = figures["learning"].traces[1]["y"]
     assert upper == pytest.approx([min(1, 0.2 + 12.7062 * 0.1), 1.0]), "t with one degree of freedom, cut at 1"
+
+
+def test_learning_curves_of_runs_without_a_result_do_not_count(tmp_path: Path) -> None:
+    killed = {"status": "running"}
+    runs = [
+        Entry(Cell("", "A"), 0, fabricate(tmp_path / "a", [0.1, 0.3, 0.5], 0)),
+        Entry(Cell("", "A"), 1, fabricate(tmp_path / "b", [0.3, 0.5], 1, **killed)),  # type: ignore[arg-type]
+        Entry(Cell("", "B"), 0, fabricate(tmp_path / "c", [0.2, 0.4], 0, **killed)),  # type: ignore[arg-type]
+    ]
+    figures, html = page_of(runs, tmp_path)
+    lines = {trace["name"]: trace["y"] for trace in figures["learning"].traces}
+    assert lines == {"A": [0.1, 0.3, 0.5], "B (1 unfinished)": [0.2, 0.4]}
+    assert "2 of 3 runs not finished (still running, or killed): A, seed 1; B, seed 0." in html
+    assert html.count("<td>unfinished</td>") == 2 and "1 of 2 (1 unfinished)" in html
+
+
+def test_intervals_are_drawn_as_far_as_the_metric_can_be(tmp_path: Path) -> None:
+    ends = {"A": [(0.1, 0.4), (0.1, 0.97)], "B": [(0.1, 0.5), (0.1, 0.52)]}
+    found = [
+        Entry(
+            Cell("", name, 2.0, "epsilon"), seed, fabricate(tmp_path / f"{name}{seed}", list(run), seed, privacy(2.0))
+        )
+        for name, runs in ends.items()
+        for seed, run in enumerate(runs)
+    ]
+    figures, _ = page_of(found, tmp_path)
+    wide = records(collect(found, Judging(baseline="A"), tmp_path).cells)[0]
+    assert wide["low"] < 0 and wide["high"] > 1, "the table holds the interval as computed"
+    for name in ("frontier", "utility-epsilon"):
+        bars = figures[name].traces[0]["error_y"]
+        assert not bars["symmetric"] and bars["color"].startswith("var(--series")
+        assert (bars["array"], bars["arrayminus"]) == (pytest.approx([1 - 0.685]), pytest.approx([0.685]))
+        (drawn, *_), *_ = (bar.get_segments() for bar in as_matplotlib(figures[name]).axes[0].collections)
+        assert drawn[:, 1].tolist() == pytest.approx([0, 1]), "on paper too"
 
 
 def test_bands_go_with_their_line_and_stay_possible(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from fedopt.comparison import tables
 from fedopt.comparison.directories import entries_of
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.results import Entry, Judging, Results, collect
-from fedopt.comparison.words import records, trouble, verdicts
+from fedopt.comparison.runs import is_finished
+from fedopt.comparison.words import records, seeds_of, trouble, verdicts
 from fedopt.runlog import RunLogError
 
 FIRST = [(0.1, 0.5, 0.80), (0.1, 0.6, 0.82), (0.1, 0.7, 0.81)]
@@ -74,8 +75,9 @@ def test_tests_against_the_baseline(results: Results) -> None:
 
 
 def test_words_say_what_is_and_is_not_separable(results: Results) -> None:
-    said, note = verdicts(results, 0.95)
+    said, lacking, note = verdicts(results, 0.95)
     assert said == "Against A: B (+0.1) is better; P, epsilon 2 (-0.41) is worse."
+    assert lacking == "Seeds with a result: P, epsilon 2, 3 of 4 (1 failed). Means and tests are over those."
     assert "Holm's method over all 2" in note and "Not separable" not in note
 
 
@@ -131,12 +133,62 @@ def test_diverged_runs_are_left_out_of_means_and_named(tmp_path: Path) -> None:
     assert "1 of 2 runs diverged: A, seed 1. Means leave them out and flatter their methods." in trouble(found)
 
 
+def without_results(tmp_path: Path, status: str) -> Results:
+    """Three methods; B's runs have ``status``, and those of C half of the time."""
+    entries = []
+    for seed in range(4):
+        for name, end, of in (("A", 0.5, "finished"), ("B", 0.9, status), ("C", 0.6, (status, "finished")[seed % 2])):
+            run = fabricate(tmp_path / f"{name}{seed}", [0.1, end + 0.01 * seed], seed, status=of)
+            entries.append(Entry(Cell("", name), seed, run))
+    return collect(entries, Judging(baseline="A"), tmp_path)
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "running"])
+def test_runs_without_a_result_are_in_no_mean_test_or_frontier_and_are_named(tmp_path: Path, status: str) -> None:
+    found = without_results(tmp_path, status)
+    a, b, c = (cell(found, name) for name in "ABC")
+    named = {"diverged": "diverged", "failed": "failed", "running": "unfinished"}[status]
+    assert (b["mean"], b["seeds"], b[named], b["on_frontier"]) == (None, 0, 4, False)
+    assert c["mean"] == pytest.approx(0.62) and c["seeds"] == 2 and c[named] == 2
+    assert seeds_of(c) == f"2 of 4 (2 {named})" and seeds_of(a) == "4"
+    said = verdicts(found, 0.95)
+    assert "B could not be tested: that takes at least two seeds shared with the baseline." in said
+    assert f"Seeds with a result: B, 0 of 4 (4 {named}); C, 2 of 4 (2 {named}). Means and tests are over those." in said
+    words = {"diverged": "runs diverged", "failed": "runs failed", "running": "runs not finished (still running, or"}
+    assert f"6 of 12 {words[status]}" in trouble(found) and "; and 1 more." in trouble(found)
+    errors = {row["error"] for row in records(found.runs) if row["status"] == status}
+    assert errors == ({None} if status == "running" else {"as planned"})
+
+
+def test_holm_counts_the_tests_that_were_made(tmp_path: Path) -> None:
+    found = without_results(tmp_path, "failed")
+    (row,) = [row for row in records(found.tests) if row["verdict"] != "untested"]
+    assert row["p_holm"] == row["p_value"] and not any("Holm" in sentence for sentence in verdicts(found, 0.95))
+
+
+def test_costs_are_means_over_the_runs_that_have_a_mean(tmp_path: Path) -> None:
+    runs = [fabricate(tmp_path / "a", [0.1, 0.3, 0.8]), fabricate(tmp_path / "b", [0.1], 1, status="diverged")]
+    found = collect([Entry(Cell("", "A"), i, run) for i, run in enumerate(runs)], Judging(baseline="A"), tmp_path)
+    assert cell(found, "A")["time_s"] == 2 and cell(found, "A")["total_bytes"] == 400, "an early end is not cheap"
+
+
+def test_an_unfinished_run_neither_reached_nor_missed_the_target(tmp_path: Path) -> None:
+    runs = [fabricate(tmp_path / "a", [0.1, 0.8]), fabricate(tmp_path / "b", [0.1, 0.2], 1, status="running")]
+    found = collect([Entry(Cell("", "A"), i, run) for i, run in enumerate(runs)], Judging(target=0.7), tmp_path)
+    assert cell(found, "A")["time_to_target_s"] == 1 and cell(found, "A")["reached"] == 1
+
+
+@pytest.mark.parametrize(("status", "kept"), [("finished", True), ("failed", True), ("running", False)])
+def test_a_run_that_ended_badly_is_not_tried_again(tmp_path: Path, status: str, kept: bool) -> None:
+    assert is_finished(fabricate(tmp_path / "run", [0.5], status=status)) is kept
+
+
 def test_tables_are_typed_documented_and_versioned(results: Results, tmp_path: Path) -> None:
     written = tables.write(tmp_path, {"runs": results.runs, "cells": results.cells, "curves": results.curves})
     assert sorted(p.name for p in written)[:2] == ["cells.csv", "cells.parquet"]
     table = parquet.read_table(tmp_path / "runs.parquet")
     assert table.column_names == [column.name for column in tables.RUNS] and table.num_rows == 10
-    assert table.schema.metadata[b"fedopt_comparison_version"] == b"2"
+    assert table.schema.metadata[b"fedopt_comparison_version"] == b"3"
     assert str(table.schema.field("seed").type) == "int64" and table["steps"].null_count == 1
     with pytest.raises(ValueError, match="unknown columns of runs: invented"):
         tables.frame("runs", [{"invented": 1}])
