@@ -11,6 +11,8 @@ from fedopt.types import Message, ReplyBatch, ReplyMeta, Ticks
 if TYPE_CHECKING:
     from fedopt.sampling.base import Ready
 
+NOT_FINITE = "NaN or infinite"  # in the message about every reply that fails for its values
+
 
 class Started(NamedTuple):
     """The run begins."""
@@ -136,7 +138,7 @@ class Finished(NamedTuple):
     """The run is over.
 
     Args:
-        status: finished, stopped (max_epsilon, time) or failed.
+        status: finished, stopped (max_epsilon, participations), diverged or failed.
         reason: one sentence.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fedopt.protocol import NOT_FINITE
 from fedopt.zeroth_order import one_byte
 
 Parts = dict[str, torch.Tensor]
@@ -55,7 +56,7 @@ def grow(parts: Parts, config: Mapping[str, Any]) -> Parts:
 
 def _coded(scalars: torch.Tensor, code: str) -> torch.Tensor:
     if not bool(torch.isfinite(scalars).all()):
-        raise NotFinite("a scalar of the reply is NaN or infinite")
+        raise NotFinite(f"a scalar of the reply is {NOT_FINITE}")
     return scalars.sign().to(torch.int8) if code == "sign" else one_byte.encode(scalars)
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedopt.protocol import NOT_FINITE
+
 PROTOCOL = 1
 PARTS, FACTS = "fedopt.parts", "fedopt.facts"
 RAW = "fedopt.raw"  # tells our bytes from NumPy's file format, which Flower uses
@@ -150,7 +152,7 @@ def tensors_of(
 def _tensor(name: str, array: Array) -> torch.Tensor:
     values = np.frombuffer(array.data, dtype=_TYPES[array.dtype][0]).reshape(array.shape)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise WireError(f"part {name!r} holds NaN or infinite values")
+        raise WireError(f"part {name!r} holds {NOT_FINITE} values")
     native = values.astype(values.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(native)
 

@@ -18,7 +18,7 @@ from fedopt.engine.base import Cohort, UpdateBatch, concatenated
 from fedopt.engine.transfer import all_finite, finite_sums, read, rows_at
 from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.privacy.finite import zero_rows
-from fedopt.protocol import Collect, Collected, Dispatch
+from fedopt.protocol import NOT_FINITE, Collect, Collected, Dispatch
 from fedopt.rng import generator
 from fedopt.simulation.pending import Computed, Pending, restored, storable
 from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, anonymous, totals_of
@@ -278,7 +278,7 @@ class Computation:
         for i, fine in zip(ids, finite, strict=True):
             if not fine:
                 d = self.pending[i].dispatch
-                failed[i] = f"client {d.client}, version {d.version}: the reply holds NaN or infinite values"
+                failed[i] = f"client {d.client}, version {d.version}: the reply holds {NOT_FINITE} values"
         metrics = dict(zip(reported, found[len(norms) :], strict=True))
         return metrics, [row for row, fine in enumerate(finite) if fine], failed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fedopt.protocol import NOT_FINITE
 from fedopt.runlog import RunLog
 
 Row = dict[str, Any]
@@ -24,7 +25,7 @@ class Rows:
     def __init__(self, log: RunLog, withheld: frozenset[str], hold: bool, on_round: Callable[[Row], None]):
         self._log, self._withheld, self._hold, self._on_round = log, withheld, hold, on_round
         self.waiting: list[tuple[str, Row]] = []  # (table, row)
-        self.counts = {"dispatches": 0, "admitted": 0, "lost": 0}
+        self.counts = {"dispatches": 0, "admitted": 0, "lost": 0, "not_finite": 0}
 
     @property
     def ended(self) -> int:
@@ -36,6 +37,10 @@ class Rows:
         self.counts["admitted"] += row["status"] == "admitted"
         self.counts["lost"] += row["status"] in ("lost", "failed")
         self._write("updates", row)
+
+    def failure(self, message: str) -> None:
+        """What is said of a reply that fails."""
+        self.counts["not_finite"] += NOT_FINITE in message
 
     def round(self, row: Row) -> None:
         """A row of ``rounds``."""

@@ -19,6 +19,7 @@ from fedopt.runlog import RunLog, check_writable, write_atomically
 from fedopt.scenario import Scenario
 from fedopt.simulation import checkpoint
 from fedopt.simulation.assembly import Parts, assemble
+from fedopt.simulation.ending import judged
 from fedopt.simulation.evaluations import Evaluations
 from fedopt.simulation.hooks import Driver, Hooks
 from fedopt.simulation.rows import Rows
@@ -109,7 +110,7 @@ class Session:
                 for warning in self.parts.warnings:
                     self.progress.note(f"warning: {warning}")
                 ended = self.driver.run()
-            return self._finish(ended)
+            return self._finish(judged(ended, self.rows.counts))
 
     # ---- start, resume -----------------------------------------------------------------------------------------
 
@@ -187,6 +188,7 @@ class Session:
         return self._wall_before + time.perf_counter() - self._clock_started
 
     def _on_failure(self, message: str) -> None:
+        self.rows.failure(message)
         self.progress.note(message)
         if len(self.warnings) < 100:
             self.warnings.append(message)

@@ -123,7 +123,7 @@ def test_a_run_without_privacy_has_no_privacy_section(make_run, without_plotly):
     ("status", "message"),
     [
         ("running", "This run has not ended. It is still running"),
-        ("diverged", "This run diverged: the global model is no longer"),
+        ("diverged", "This run diverged. The model holds NaN after step 7; lower client.lr."),
     ],
 )
 def test_unfinished_and_diverged_runs_have_a_banner(make_run, without_plotly, status, message):

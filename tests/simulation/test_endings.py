@@ -76,3 +76,49 @@ def test_an_early_stop_has_the_same_tables_after_a_resume(
     one, other = (fedopt.open_run(tmp_path / name).rounds.drop(columns="wall_s") for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(one, other)
     assert one.metric_value.notna().iloc[-1]
+
+
+HIDDEN = {"kind": "mlp", "hidden": [8]}
+NO_REPLY = [
+    ({}, "6 server steps were made"),
+    ({"devices__dropout": 0.3}, "6 server steps were made"),
+    ({"run": {"time_s": 12.0, "evaluate_every": 5, "checkpoint_every": 2}}, "the time limit is reached"),
+]
+
+
+@pytest.mark.parametrize(("changes", "ended"), NO_REPLY)
+def test_a_run_without_one_usable_reply_is_no_success(tmp_path: Path, changes: dict[str, Any], ended: str) -> None:
+    summary = Session(small(model=HIDDEN, client__lr=1e30, **changes), tmp_path / "run", quiet=True).run()
+    run = fedopt.open_run(tmp_path / "run")
+    failed, tasks = (run.updates.status == "failed").sum(), len(run.updates)
+    assert failed and summary["admitted"] == 0 and set(run.updates.status) <= {"failed", "lost"}
+    assert ("lost" in set(run.updates.status)) == ("devices__dropout" in changes)
+    told = f"0 replies were usable: {failed} of {tasks} client tasks gave NaN or infinite values, so the model learned"
+    assert summary["status"] == "diverged" and summary["reason"].startswith(told)
+    assert summary["reason"].endswith(f"nothing; lower client.lr ({ended})")
+    assert told in run.report.read_text()
+
+
+def test_replies_of_before_a_resume_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after the last checkpoint, so few replies are left."""
+    scenario = small(model=HIDDEN, client__lr=1e30, run={"server_steps": 6, "evaluate_every": 2, "checkpoint_every": 5})
+    whole = Session(scenario, tmp_path / "whole", quiet=True).run()
+
+    def killed(*_: Any) -> Any:
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_finish", killed)
+        with pytest.raises(Interrupt):
+            Session(scenario, tmp_path / "cut", quiet=True).run()
+    assert Session(scenario, tmp_path / "cut", quiet=True).run(resume=True)["reason"] == whole["reason"]
+
+
+def test_runs_in_which_nobody_was_meant_to_reply_are_fine(tmp_path: Path) -> None:
+    """Empty Poisson cohorts, and clients that all drop out, say nothing of the learning rate."""
+    empty = small(sampling={"kind": "poisson", "cohort_size": 0.001}, run={"server_steps": 4, "evaluate_every": 2})
+    summary = Session(empty, tmp_path / "empty", quiet=True).run()
+    assert (summary["status"], summary["dispatches"], summary["steps"]) == ("finished", 0, 4)
+    gone = small(devices__dropout=0.9999, run={"time_s": 20.0, "evaluate_every": 2})
+    summary = Session(gone, tmp_path / "gone", quiet=True).run()
+    assert (summary["status"], summary["admitted"]) == ("finished", 0) and summary["lost"] > 0

@@ -10,7 +10,7 @@ from fedopt.report.run_data import VIRTUAL_TIME, RunData
 
 _BANNERS = {
     "running": "This run has not ended",
-    "diverged": "This run diverged: the global model is no longer finite",
+    "diverged": "This run diverged",
     "failed": "This run failed",
     "stopped": "This run was stopped before its planned end",
 }
