@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Fzoos(BlackBoxWork, FzoosSettings):
-    """FZooS: local steps along surrogate gradients with a global correction; needs aggregator gradient_correction.
+    """FZooS: local steps along surrogate gradients; the global correction comes from aggregator gradient_correction.
 
     Every client keeps all its queries. Per local step it fits a derived Gaussian process to the nearest ones, adds
     ``gamma_t (gradient of w_(r-1) - gradient of its own w)`` over shared random features, takes a step of its

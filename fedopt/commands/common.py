@@ -7,7 +7,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-Setting = Annotated[list[str] | None, typer.Option("--set", help="key.subkey=value, before validation; repeatable.")]
+_SET = "key.subkey=value, before validation; repeatable. A whole section: 'model={kind: mlp, hidden: [64]}'."
+Setting = Annotated[list[str] | None, typer.Option("--set", help=_SET)]
 Seed = Annotated[int | None, typer.Option(help="Replaces the scenario's seed.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for runs; default: reports.")]
