@@ -112,9 +112,16 @@ CLIENT_COLUMNS = (
     Column("participations", _INTEGER, "Replies of the client that a step used.", True),
     Column("losses", _INTEGER, "Tasks of the client that were lost or failed.", True),
     Column("metric_name", _TEXT, "Name of the metric in local_metric."),
-    Column("local_metric", _NUMBER, "Metric of the final model on the client's own test share.", False, True),
-    Column("local_loss", _NUMBER, "Loss of the final model on the client's own test share.", False, True),
-    Column("num_test_examples", _INTEGER, "Examples in the client's own test share.", False, True),
+    Column(
+        "local_metric",
+        _NUMBER,
+        "Metric of the final model on the client's own test share; on its own training examples where no client of the "
+        "run has a test share; of a black box its own value.",
+        False,
+        True,
+    ),
+    Column("local_loss", _NUMBER, "Loss of the final model on the same examples as local_metric.", False, True),
+    Column("num_test_examples", _INTEGER, "Examples in the client's own test share; 0 without one.", False, True),
     Column("epsilon", _NUMBER, "Privacy the client has spent, where each client keeps its own ledger."),
 )
 

@@ -34,7 +34,9 @@ def clients_rows(parts: Parts, params: torch.Tensor, evaluate: str, ended: Finis
 
 def _local_metrics(parts: Parts, params: torch.Tensor, clients: list[int]) -> dict[int, dict[str, Any]]:
     found = parts.engine.evaluate_clients(params, clients)
-    columns = zip(found.metrics.tolist(), found.losses.tolist(), found.num_examples.tolist(), strict=True)
+    # Without test shares the engine takes the training examples: these are no test examples.
+    tests = found.num_examples if parts.data.client_tests is not None else np.zeros_like(found.num_examples)
+    columns = zip(found.metrics.tolist(), found.losses.tolist(), tests.tolist(), strict=True)
     return {
         client: {
             "metric_name": found.metric_name,

@@ -32,7 +32,7 @@ def spread_section(run: RunData) -> Section:
     blocks: list[Figure | str] = []
     if kept.any():
         higher = run.summary.get("metric_goal", "max") != "min"
-        blocks = [_spread(values[kept], name, higher), _spread_numbers(values[kept], name, higher)]
+        blocks = [_spread(values[kept], name, higher, _measured_on(rows)), _spread_numbers(values[kept], name, higher)]
     return Section("fairness", "Spread over clients", blocks)
 
 
@@ -146,7 +146,16 @@ def spread_of(values: np.ndarray, higher_is_better: bool) -> dict[str, float]:
     }
 
 
-def _spread(values: np.ndarray, name: str, higher: bool) -> Figure:
+def _measured_on(rows: list[dict[str, Any]]) -> str:
+    """What the local metrics of a run are of: without test shares they are of what the clients trained on."""
+    if any(row["num_test_examples"] for row in rows):
+        return "own test share"
+    if any(row["metric_name"] == "objective" for row in rows):
+        return "own objective"
+    return "own training examples, for no client has a test share (data.client_test_fraction gives them one)"
+
+
+def _spread(values: np.ndarray, name: str, higher: bool, measured_on: str) -> Figure:
     ranked = np.sort(values) if higher else np.sort(values)[::-1]
     kept = figures.evenly(len(ranked), figures.MAX_POINTS)
     share = (kept + 0.5) / len(ranked)
@@ -171,7 +180,7 @@ def _spread(values: np.ndarray, name: str, higher: bool) -> Figure:
         rows=figures.table_rows(
             {"share": ((np.arange(len(ranked)) + 0.5) / len(ranked)).tolist(), name: ranked.tolist()}
         ),
-        caption="The final global model on each client's own test share. A flat curve serves everybody alike.",
+        caption=f"The final global model on each client's {measured_on}. A flat curve serves everybody alike.",
     )
 
 
