@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from fedopt.privacy.accountants.base import Accountant, Events
@@ -45,9 +46,13 @@ def calibrate(
     if not target_epsilon > 0:
         raise AccountingError(f"target_epsilon must be > 0, got {target_epsilon}")
     start = _gaussian_guess(events_at, target_epsilon, delta, relation)
-    multiplier, epsilon = smallest_noise(
-        lambda z: accountant.epsilon(events_at(z), delta, relation), target_epsilon, tolerance, start
-    )
+
+    def search(judge: Accountant, level: float) -> tuple[float, float]:
+        return smallest_noise(lambda z: judge.epsilon(events_at(z), delta, relation), target_epsilon, tolerance, level)
+
+    with suppress(AccountingError):  # a rough answer is a good place to start from, and none is no harm
+        start = max(search(accountant.draft(), start)[0], _NO_NOISE)
+    multiplier, epsilon = search(accountant, start)
     if multiplier < _NO_NOISE and flatten(events_at(1.0)):
         raise AccountingError(
             f"delta = {delta:g} is so large that even no noise satisfies it (it is above the chance that a unit takes "

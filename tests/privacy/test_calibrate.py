@@ -35,6 +35,25 @@ def test_sampled_gaussian_meets_its_target(accountant):
     assert accountant.epsilon(events(0.99 * found.noise_multiplier), 1e-5, "add_or_remove_one") > 2.0
 
 
+@pytest.mark.parametrize(("q", "steps", "target"), [(0.05, 200, 2.0), (0.003, 20, 8.0), (0.3, 50, 0.5)])
+def test_the_fine_grid_is_asked_a_few_times_only(q, steps, target):
+    """The search runs on a coarse grid; the answer is the fine grid's, and its epsilon stays at or below the target."""
+    asked = []
+
+    class Counted(Pld):
+        def epsilon(self, events, delta, relation):
+            asked.append(self.points)
+            return super().epsilon(events, delta, relation)
+
+    def events(z):
+        return Repeated(PoissonSampled(q, GaussianEvent(z)), steps)
+
+    found = calibrate(events, target, 1e-5, "add_or_remove_one", Counted())
+    assert 0.999 * target <= found.epsilon <= target
+    assert found.epsilon == Pld().epsilon(events(found.noise_multiplier), 1e-5, "add_or_remove_one")
+    assert asked.count(2**19) <= 6 and asked[0] == 2**13
+
+
 @pytest.mark.parametrize("power", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("start", [1e-3, 1.0, 1e3])
 def test_search_finds_any_power_law(power, start):

@@ -36,6 +36,10 @@ class Pld(Accountant):
     grid: float = Field(1e-4, gt=0, le=0.1, description="finest spacing of privacy losses; coarser where they are wide")
     points: int = Field(2**19, ge=2**10, description="most grid points of a composed distribution")
 
+    def draft(self) -> Pld:
+        """The same on a coarser grid."""
+        return self.model_copy(update={"points": min(self.points, 2**13)})
+
     def epsilon(self, events: Events, delta: float, relation: Relation) -> float:
         """See ``Accountant.epsilon``."""
         leaves = prepared(events, delta, relation)
