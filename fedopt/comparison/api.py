@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt.comparison import paper, tables
-from fedopt.comparison.description import Described, load_description
+from fedopt.comparison.description import Described, read_description
 from fedopt.comparison.expansion import computing_code, expand
 from fedopt.comparison.page import Background, comparison_page
 from fedopt.comparison.results import Entry, Judging, Results, collect
@@ -18,12 +20,14 @@ from fedopt.comparison.summary import as_markdown
 from fedopt.report.figures import Figure
 from fedopt.report.page import render_page
 from fedopt.runlog import check_writable, write_atomically
+from fedopt.scenario_file import ScenarioError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPORT, SUMMARY = "compare.html", "compare.md"
 DEFAULT_OUT = Path("reports")
+MOST_SHOWN = 4  # run directories named in the command that the report repeats
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +120,8 @@ def compare(
 
     Args:
         source: a comparison file, the same as a mapping, or run directories that exist.
-        out: folder; the comparison lies in ``out/<name>`` (default ``reports``; ``reports/compare`` for directories).
+        out: folder; the comparison lies in ``out/<name>`` (default ``reports``); for directories in
+            ``out/compare-<hash>``, the same for the same runs judged in the same way.
         processes: runs at the same time; default: the file's.
         quiet: print nothing.
         baseline, relation, delta, batch_runs: replace those of the file.
@@ -130,19 +135,46 @@ def compare(
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         source = [source]
     if isinstance(source, Sequence) and not isinstance(source, str):
-        return compare_directories([Path(p) for p in source], base / "compare", baseline, relation, delta)
+        return compare_directories([Path(p) for p in source], base, baseline, relation, delta)
     changes = {"baseline": baseline, "relation": relation, "delta": delta, "processes": processes}
     changes["batch_runs"] = batch_runs
-    described = load_description(dict(source) if isinstance(source, Mapping) else source)
-    described = _changed(described, {k: v for k, v in changes.items() if v is not None})
-    return _execute(described, base, quiet, "" if isinstance(source, Mapping) else str(source))
+    changes = {key: value for key, value in changes.items() if value is not None}
+    described = checked_description(dict(source) if isinstance(source, Mapping) else source, changes)
+    command = "fedopt.compare({...})" if isinstance(source, Mapping) else _command([str(source)], changes)
+    return _execute(described, base, quiet, command)
+
+
+def checked_description(source: str | Path | dict[str, Any], changes: Mapping[str, Any] | None = None) -> Described:
+    """Read a comparison and check every run and trial of it before anything is computed.
+
+    Args:
+        source: a comparison file, or the same as a mapping.
+        changes: keys given on the command line.
+    Raises:
+        ScenarioError: every problem of the file, of the changes and of all runs, each once.
+    """
+    described, errors = read_description(source)
+    if described is not None:
+        try:
+            described = _changed(described, dict(changes or {}))
+        except ScenarioError as error:
+            errors += error.problems
+        errors += [problem for problem in _problems_of_runs(described) if problem not in errors]
+    if errors or described is None:
+        raise ScenarioError(errors)
+    return described
+
+
+def _command(sources: Sequence[str], changes: Mapping[str, Any]) -> str:
+    """What was typed, but for how much is printed and where the report goes."""
+    options = [f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in changes.items()]
+    return " ".join(["fedopt compare", *map(shlex.quote, sources), *options])
 
 
 def _changed(described: Described, changes: dict[str, Any]) -> Described:
     from fedopt.comparison.description import Description
     from fedopt.components import parse
     from fedopt.problems import Problem
-    from fedopt.scenario import ScenarioError
 
     if not changes:
         return described
@@ -155,9 +187,8 @@ def _changed(described: Described, changes: dict[str, Any]) -> Described:
     return Described(found, described.bases, described.where)
 
 
-def _execute(described: Described, out: Path, quiet: bool, file: str) -> Comparison:
+def _execute(described: Described, out: Path, quiet: bool, command: str) -> Comparison:
     description = described.description
-    _check(described)
     folder = out / description.name
     check_writable(folder)
     chosen: dict[Any, dict[str, Any]] = {}
@@ -186,17 +217,13 @@ def _execute(described: Described, out: Path, quiet: bool, file: str) -> Compari
         description.delta,
     )
     entries = [_entry(d) for d in done]
-    command = f"fedopt compare {shlex.quote(Path(file).name)}" if file else "fedopt.compare({...})"
     background = Background(
         description.title or description.name, description.question, command, sentences, trials, computing_code()
     )
     return write(collect(entries, judging, folder), judging, background, folder)
 
 
-def _check(described: Described) -> None:
-    """Every problem of every run and trial before anything is computed."""
-    from fedopt.scenario import ScenarioError
-
+def _problems_of_runs(described: Described) -> list[str]:
     problems: list[str] = []
     try:
         expand(described)
@@ -208,9 +235,8 @@ def _check(described: Described) -> None:
         try:
             plan_trials(described)
         except ScenarioError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ScenarioError(problems)
+            problems += error.problems
+    return problems
 
 
 def _entry(done: Done) -> Entry:
@@ -218,7 +244,7 @@ def _entry(done: Done) -> Entry:
 
 
 def compare_directories(
-    directories: Sequence[Path], folder: Path, baseline: str | None, relation: Any, delta: float | None
+    directories: Sequence[Path], out: Path, baseline: str | None, relation: Any, delta: float | None
 ) -> Comparison:
     """Compare runs that exist; runs that differ only in their seed are one method."""
     from fedopt.comparison.directories import entries_of
@@ -227,13 +253,23 @@ def compare_directories(
     names = dict.fromkeys(entry.cell.variant for entry in entries)
     reference = baseline or next(iter(names))
     if reference not in names:
-        from fedopt.scenario import ScenarioError
-
         raise ScenarioError([f"baseline {reference!r} is no method; found: {', '.join(names)}."])
     judging = Judging(baseline=reference, relation=relation, delta=delta)
+    folder = out / f"compare-{_content_of(entries, judging)}"
     check_writable(folder)
-    command = f"fedopt compare with {len(entries)} run directories"
+    given = {"baseline": baseline, "relation": relation, "delta": delta}
+    shown = [str(path) for path in directories[:MOST_SHOWN]]
+    command = _command(shown, {key: value for key, value in given.items() if value is not None})
+    if len(directories) > MOST_SHOWN:
+        command += f" (and {len(directories) - MOST_SHOWN} more run directories, see Runs)"
     return write(collect(entries, judging, folder), judging, Background("Comparison", command=command), folder)
+
+
+def _content_of(entries: Sequence[Entry], judging: Judging) -> str:
+    """8 hexadecimal digits of which runs are compared and how they are judged, whatever their order."""
+    runs = sorted(str(entry.directory.resolve()) for entry in entries)
+    body = json.dumps([runs, judging.baseline, judging.relation, judging.delta])
+    return hashlib.sha256(body.encode()).hexdigest()[:8]
 
 
 def write(results: Results, judging: Judging, background: Background, folder: Path) -> Comparison:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fedopt.components import Section, parse
 from fedopt.problems import Problem
 from fedopt.scenario_file import ScenarioError, Where, read_yaml
+
+Found = tuple[tuple[str | int, ...], str]  # where something is wrong, and what
 
 
 class Tune(Section):
@@ -32,15 +34,16 @@ class Tune(Section):
     share: float = Field(0.2, gt=0, lt=1, description="share of every client's training examples held out")
     seed: int = Field(1000, ge=0, description="seed of the trials; must not be a seed of the comparison")
 
-    @model_validator(mode="after")
-    def _budget(self) -> Tune:
+    def inconsistencies(self) -> list[Found]:
+        """What does not fit together, as path inside this section and message; empty if all does."""
+        found: list[Found] = []
         if self.method == "random" and self.trials is None:
-            raise ValueError("random draws need trials: how many per method")
+            found.append(((), "random draws need trials: how many per method"))
         if self.method == "grid" and self.trials is not None:
-            raise ValueError("a grid tries every combination; leave trials out, or use method: random")
+            found.append((("trials",), "a grid tries every combination; leave trials out, or use method: random"))
         if not self.parameters and not self.variants:
-            raise ValueError("nothing to tune: give parameters")
-        return self
+            found.append(((), "nothing to tune: give parameters"))
+        return found
 
 
 class Description(Section):
@@ -81,20 +84,29 @@ class Description(Section):
     )
     executor: Literal["processes", "ray"] = Field("processes", description="ray needs the extra fedopt[ray]")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Description:
+    def inconsistencies(self) -> list[Found]:
+        """What does not fit together or names no variant, as path and message; empty if all does."""
+        found: list[Found] = []
         if (self.base is None) == (not self.bases):
-            raise ValueError("give either base or bases")
+            found.append((("bases",) if self.bases else (), "give either base or bases"))
         if self.epsilons and self.noise_multipliers:
-            raise ValueError("give either epsilons or noise_multipliers")
+            found.append((("noise_multipliers",), "give either epsilons or noise_multipliers"))
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds repeat: {list(self.seeds)}")
+            found.append((("seeds",), f"must not repeat, got {list(self.seeds)}"))
         for name, levels in (("epsilons", self.epsilons), ("noise_multipliers", self.noise_multipliers)):
             if any(level <= 0 for level in levels) or len(set(levels)) != len(levels):
-                raise ValueError(f"{name} must be > 0 and not repeat, got {list(levels)}")
-        if self.tune is not None and self.tune.seed in self.seeds:
-            raise ValueError(f"tune.seed {self.tune.seed} is a seed of the comparison; tuning on it would favour luck")
-        return self
+                found.append(((name,), f"must be > 0 and not repeat, got {list(levels)}"))
+        known = ", ".join(self.variants)
+        if self.baseline is not None and self.baseline not in self.variants:
+            found.append((("baseline",), f"{self.baseline!r} is no variant; known: {known}"))
+        if self.tune is not None:
+            found += [(("tune", *path), message) for path, message in self.tune.inconsistencies()]
+            unknown = [name for name in self.tune.variants if name not in self.variants]
+            found += [(("tune", "variants", name), f"is no variant; known: {known}") for name in unknown]
+            if self.tune.seed in self.seeds:
+                remark = "is a seed of the comparison; tuning on it would favour luck"
+                found.append((("tune", "seed"), f"{self.tune.seed} {remark}"))
+        return found
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -146,7 +158,22 @@ def load_description(source: str | Path | dict[str, Any]) -> Described:
     """Read a comparison file, or a mapping with paths relative to the working directory.
 
     Raises:
-        ScenarioError: every problem of the file, each with file and line.
+        ScenarioError: every problem of the file, each with file and line; not those of its runs.
+    """
+    described, errors = read_description(source)
+    if errors or described is None:
+        raise ScenarioError(errors)
+    return described
+
+
+def read_description(source: str | Path | dict[str, Any]) -> tuple[Described | None, list[str]]:
+    """Read a comparison, and what is wrong with it.
+
+    Returns:
+        The comparison, without what is wrong with it, so that its runs can be checked too; None where nothing is left
+        to check. And every problem of the file, each with file and line.
+    Raises:
+        ScenarioError: the file cannot be read, or is a scenario.
     """
     if isinstance(source, dict):
         values, where, folder = source, None, Path()
@@ -163,30 +190,60 @@ def load_description(source: str | Path | dict[str, Any]) -> Described:
             )
     problems: list[Problem] = []
     found = parse(Description, values, (), problems)
+    errors = [_message(where, p.path, p.message) for p in problems]
+    # One variant, or something inside the section on tuning, leaves the others to be judged.
+    broken = {p.path[0] for p in problems if p.path and (len(p.path) == 1 or p.path[0] not in ("variants", "tune"))}
     if not isinstance(found, Description):
-        raise ScenarioError([_message(where, p.path, p.message) for p in problems])
-    errors = [_message(where, path, text) for path, text in _unknown_names(found)]
+        found = parse(Description, _with_stand_ins(values, [p.path for p in problems]), (), [])
+    if not isinstance(found, Description):
+        return None, errors
+    errors += [_message(where, path, text) for path, text in found.inconsistencies() if not _follows(path, broken)]
     bases = _bases(found, where, folder, errors)
-    if errors:
-        raise ScenarioError(errors)
-    return Described(found, bases, where)
+    return Described(_checkable(found), bases, where) if bases and "variants" not in broken else None, errors
+
+
+_STAND_INS = {"name": "unnamed", "variants": {"unnamed": None}, "epsilons": [1.0], "noise_multipliers": [1.0]}
+_STAND_INS["seeds"] = [2**31 - 1]
+
+
+def _with_stand_ins(values: dict[str, Any], wrong: list[tuple[str | int, ...]]) -> dict[str, Any]:
+    """The values with something valid, or nothing, in the place of what is wrong."""
+    made = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for key, *inside in wrong:
+        if key == "variants" and inside:
+            made["variants"][inside[0]] = None
+        elif key == "tune" and inside and inside[0] not in Tune.model_fields:
+            made.get("tune", {}).pop(inside[0], None)
+        else:
+            made.pop(str(key), None)
+            made |= {k: v for k, v in _STAND_INS.items() if k == key}
+    return made
+
+
+def _follows(path: tuple[str | int, ...], broken: set[str | int]) -> bool:
+    """Whether this was said because something else is wrong: it may be right once that is mended."""
+    if not path or path[0] == "bases":
+        return "bases" in broken
+    about_names = path[0] == "baseline" or path[:2] == ("tune", "variants")
+    return path[0] in broken or (about_names and "variants" in broken)
+
+
+def _checkable(found: Description) -> Description:
+    """The description with values that do not hinder checking its runs where they are inconsistent."""
+    changes: dict[str, Any] = {"seeds": tuple(dict.fromkeys(found.seeds))}
+    for name in ("epsilons", "noise_multipliers"):
+        given: tuple[float, ...] = getattr(found, name)
+        possible = tuple(dict.fromkeys(level for level in given if level > 0))
+        changes[name] = possible or (given and (1.0,))
+    tune = None if found.tune is None or found.tune.inconsistencies() else found.tune
+    return found.model_copy(update={**changes, "tune": tune})
 
 
 def _message(where: Where | None, path: tuple[str | int, ...], message: str) -> str:
     if where is not None:
-        return where.message(Problem(path=path, message=message))
+        found = where.message(Problem(path=path, message=message))
+        return found if path else found.replace(": scenario: ", ": comparison: ", 1)
     return f"{'.'.join(map(str, path)) or 'comparison'}: {message}"
-
-
-def _unknown_names(found: Description) -> list[tuple[tuple[str | int, ...], str]]:
-    known = ", ".join(found.variants)
-    errors: list[tuple[tuple[str | int, ...], str]] = []
-    if found.baseline is not None and found.baseline not in found.variants:
-        errors.append((("baseline",), f"{found.baseline!r} is no variant; known: {known}"))
-    for name in found.tune.variants if found.tune is not None else ():
-        if name not in found.variants:
-            errors.append((("tune", "variants", name), f"is no variant; known: {known}"))
-    return errors
 
 
 def _bases(found: Description, where: Where | None, folder: Path, errors: list[str]) -> dict[str, Base]:

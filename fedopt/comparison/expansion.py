@@ -152,7 +152,8 @@ def cells(described: Described) -> list[Cell]:
     found = []
     for base in described.bases:
         for variant in description.variants:
-            is_private = bool(_merged(described, base, variant).get("privacy"))
+            privacy = _merged(described, base, variant).get("privacy")
+            is_private = bool(privacy) and isinstance(privacy, dict)
             levels = description.levels if is_private else ()
             found += [Cell(base, variant, level, description.level_kind) for level in levels] or [Cell(base, variant)]
     return found

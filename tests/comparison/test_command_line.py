@@ -33,6 +33,23 @@ def test_compare_directories(tmp_path: Path) -> None:
     assert code == 2 and "'nobody' is no method; found: made, lr 0.1, made, lr 0.3." in errors
 
 
+def test_comparisons_of_directories_do_not_replace_each_other(tmp_path: Path) -> None:
+    runs = [str(fabricate(tmp_path / f"r{seed}", [0.1, 0.5], seed)) for seed in range(6)]
+
+    def folder(*arguments: str) -> Path:
+        code, out, _ = call("compare", *arguments, "--out", str(tmp_path / "out"))
+        assert code == 0
+        return Path(out.strip().splitlines()[-1].removeprefix("report: ")).parent
+
+    one, two, judged = folder(runs[0]), folder(*runs), folder(*runs, "--delta", "0.001")
+    assert len({one, two, judged}) == 3 == len(list((tmp_path / "out").iterdir()))
+    assert folder(*runs[::-1]) == two, "the same runs are the same comparison"
+    assert one.parent == tmp_path / "out" and one.name.startswith("compare-")
+    assert f"Made by `fedopt compare {runs[0]}`;" in (one / "compare.md").read_text()
+    said = (judged / "compare.md").read_text()
+    assert f"{runs[3]} --delta 0.001 (and 2 more run directories, see Runs)`;" in said
+
+
 def test_an_unfinished_run_is_said_to_be_one_everywhere(tmp_path: Path) -> None:
     runs = [
         fabricate(tmp_path / f"r{seed}", [0.1, 0.5 + 0.01 * seed], seed, status=("finished", "running")[seed == 2])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedopt.comparison.api import _check
+from fedopt.comparison.api import checked_description
 from fedopt.comparison.description import Tune, load_description
 from fedopt.comparison.expansion import expand, override, run_key
 from fedopt.comparison.tuning import candidates
@@ -43,7 +43,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def problems(tmp_path: Path, text: str) -> list[str]:
     with pytest.raises(ScenarioError) as caught:
-        _check(load_description(write(tmp_path, text)))
+        checked_description(write(tmp_path, text))
     return [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
 
 
@@ -85,6 +85,60 @@ def test_all_problems_of_the_file_at_once(tmp_path: Path) -> None:
     assert any(p.startswith("c.yaml:1:1: name:") for p in found) and len(found) == 3
 
 
+def test_mistakes_of_every_sort_come_in_one_go_each_with_its_line(tmp_path: Path) -> None:
+    text = """name: bad
+base: base.yaml
+sead: 3
+epsilons: [-1]
+variants:
+  plain: {}
+  fast: {client.lr: -1}
+  odd: 5
+  private: {privacy: {mechanism: {kind: gaussian}, deltta: 0.1}}
+seeds: [4, 4, x]
+baseline: other
+tune: {parameters: {client.lr: [0.1, 0.2], client.batch_size: 5}, tries: 3}
+"""
+    found = problems(tmp_path, text)
+    assert sorted(int(problem.split(":")[1]) for problem in found) == [3, 4, 7, 8, 9, 10, 11, 12, 12], found
+    assert any(p.startswith("c.yaml:12:8: tune.parameters: client.batch_size: must be a list") for p in found)
+    repeated = problems(tmp_path, text.replace("x]", "5]"))
+    assert "c.yaml:10:1: seeds: must not repeat, got [4, 4, 5]." in repeated and len(repeated) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "only"),
+    [
+        (("seeds: [0, 4]", "seeds: no\ntune: {parameters: {client.lr: [1]}, seed: 0}"), "c.yaml:9:1: seeds:"),
+        (("seeds: [0, 4]", "tune: {method: rand, trials: 3, parameters: {client.lr: {low: 1}}}"), "c.yaml:9:8: tune"),
+        (("  private:\n    privacy: {mechanism: {kind: gaussian}}", "  private: []\nbaseline: private"), "c.yaml:6:3:"),
+        (("epsilons: [1, 8]", "epsilons: many"), "c.yaml:8:1: epsilons:"),
+    ],
+)
+def test_what_follows_from_another_mistake_is_not_said(tmp_path: Path, change: tuple[str, str], only: str) -> None:
+    (found,) = [p for p in problems(tmp_path, GOOD.replace(*change)) if "no variant has a privacy section" not in p]
+    assert found.startswith(only)
+
+
+def test_several_mistakes_inside_one_section(tmp_path: Path) -> None:
+    wrong = "tune: {method: rand, tries: 3, share: 2, parameters: {client.lr: [1]}}\nvariants: {a: 1, b: 2}\n"
+    found = problems(tmp_path, "name: c\nbase: base.yaml\n" + wrong)
+    assert sorted(p.split(": ")[1] for p in found) == [
+        "tune.method",
+        "tune.share",
+        "tune.tries",
+        *("variants." + v for v in "ab"),
+    ]
+
+
+def test_changes_from_the_command_line_are_checked_with_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("client.lr: 0.01", "client.lr: -1"))
+    with pytest.raises(ScenarioError) as caught:
+        checked_description(path, {"baseline": "nobody", "delta": 2})
+    said = str(caught.value)
+    assert "delta: must be < 1, got 2" in said and "c.yaml:5:10: variants.slow.client.lr: must be > 0" in said
+
+
 def test_problems_of_runs_stand_where_they_were_caused(tmp_path: Path) -> None:
     text = GOOD.replace("slow: {client.lr: 0.01}", "slow: {client.lr: -1, aggregator: {kind: fedag}}")
     found = problems(tmp_path, text)
@@ -102,15 +156,18 @@ def test_problems_of_runs_stand_where_they_were_caused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (("base: base.yaml", "base: nowhere.yaml"), "c.yaml:2:1: base:"),
-        (("base: base.yaml\n", ""), "give either base or bases"),
-        (("seeds: [0, 4]", "seeds: [4, 4]"), "seeds repeat"),
-        (("epsilons: [1, 8]", "epsilons: [1, -8]"), "epsilons must be > 0"),
+        (("base: base.yaml\n", ""), "c.yaml:1: comparison: give either base or bases."),
+        (("seeds: [0, 4]", "seeds: [4, 4]"), "c.yaml:9:1: seeds: must not repeat, got [4, 4]."),
+        (("epsilons: [1, 8]", "epsilons: [1, -8]"), "c.yaml:8:1: epsilons: must be > 0 and not repeat"),
         (
             ("seeds: [0, 4]", "baseline: other"),
             "c.yaml:9:1: baseline: 'other' is no variant; known: plain, slow, private.",
         ),
         (("privacy: {mechanism: {kind: gaussian}}", "client.lr: 0.1"), "no variant has a privacy section"),
-        (("seeds: [0, 4]", "tune: {parameters: {client.lr: [1]}, seed: 0}"), "is a seed of the comparison"),
+        (
+            ("seeds: [0, 4]", "tune: {parameters: {client.lr: [1]}, seed: 0}"),
+            "c.yaml:9:38: tune.seed: 0 is a seed of the comparison",
+        ),
         (("seeds: [0, 4]", "tune: {parameters: {client.lr: 3}}"), "client.lr: must be a list of values, got 3"),
         (
             ("seeds: [0, 4]", "tune: {parameters: {client.lr: [1, 2]}, variants: {slow: {client.lr: [1]}}}"),
@@ -162,4 +219,4 @@ def test_candidates() -> None:
 
 @pytest.mark.parametrize("path", [p for p in FILES if "base" not in p.stem], ids=lambda p: p.stem)
 def test_comparisons_that_ship_are_valid(path: Path) -> None:
-    _check(load_description(path))
+    checked_description(path)

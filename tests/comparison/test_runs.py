@@ -21,7 +21,7 @@ from fedopt.comparison.expansion import Cell, PlannedRun
 from fedopt.comparison.jobs import run_job
 from fedopt.comparison.runs import execute
 from fedopt.comparison.splits import split_data
-from fedopt.runlog import RunLogError, run_state
+from fedopt.runlog import RunLogError, read_summary, run_state
 from fedopt.verify import table_differences, verify
 from scenarios import mapping, small
 
@@ -52,6 +52,27 @@ def test_a_failing_run_is_reported_and_loses_nothing(made: Comparison) -> None:
     assert runs.loc[("A", 0), "metric"] > runs.loc[("B", 0), "metric"]
     html = made.report.read_text()
     assert "2 of 6 runs failed: impossible, seed 0; impossible, seed 1." in html
+
+
+def test_early_stops_and_runs_whose_replies_are_no_numbers(tmp_path: Path) -> None:
+    base = mapping(run={"time_s": 12.0, "evaluate_every": 5, "evaluate_clients": "none"})
+    variants: dict[str, Any] = {"stops": {}, "wild": {"client.lr": 1e38}}
+    description = {"name": "c", "base": base, "variants": variants, "seeds": [0, 1]}
+    made = fedopt.compare(description, out=tmp_path)
+    runs, curves = made.runs.set_index(["variant", "seed"]), made.curves.set_index(["variant", "seed"])
+    for seed in (0, 1):
+        run, curve = runs.loc[("stops", seed)], curves.loc[("stops", seed)]
+        last, summary = curve.iloc[-1], read_summary(made.directory / run["directory"])
+        assert run["steps"] % 5, "it stopped between two evaluations"
+        assert (last["step"], last["metric"], last["test_loss"]) == (run["steps"], run["metric"], run["test_loss"])
+        assert summary["best_step"] in curve["step"].tolist() and summary["best_metric"] == curve["metric"].max()
+    assert runs.loc["wild", "status"].tolist() == ["diverged"] * 2 and runs.loc["wild", "metric"].isna().all()
+    assert runs.loc["wild", "error"].notna().all() and not made.cells.set_index("variant").loc["wild", "on_frontier"]
+    assert made.tests["verdict"].tolist() == ["untested"]
+    said = (made.directory / "compare.md").read_text()
+    assert "2 of 4 runs diverged: wild, seed 0; wild, seed 1." in said and "| wild | 0 of 2 (2 diverged) |" in said
+    again = fedopt.compare(description, out=tmp_path)
+    assert again.runs["how"].tolist() == ["reused"] * 4
 
 
 def test_the_users_own_failing_component_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,14 +342,14 @@ def test_a_batch_is_reused_verified_and_loses_nothing_to_a_failing_member(
 ) -> None:
     from fedopt.simulation import session
 
-    original = session.Session._evaluate
+    original = session.Session._on_step
 
-    def evaluate(self: session.Session, params: Any, step: int) -> dict[str, Any]:
+    def on_step(self: session.Session, stepped: Any, metrics: dict[str, float]) -> str | None:
         if self.scenario.seed == 7:
             raise RuntimeError("the disk is gone")
-        return original(self, params, step)
+        return original(self, stepped, metrics)
 
-    monkeypatch.setattr(session.Session, "_evaluate", evaluate)
+    monkeypatch.setattr(session.Session, "_on_step", on_step)
     engine: dict[str, Any] = {"engine__formulation": "auto", "engine__threads": 1}
     runs = [plan("A", seed, **engine) for seed in (0, 1)] + [plan("B", 0, client__lr=0.01, **engine)]
     runs.append(plan("A", 7, **engine))
