@@ -248,4 +248,5 @@ def _last_of_step(points: Any) -> dict[str, np.ndarray]:
 def _view(drawn: list[dict[str, Any]], column: str, label: str, title: str, tickformat: str) -> View:
     is_wide = bool(figures.log_ticks([float(d[column][-1]) for d in drawn], FAR_APART))
     ticks = figures.log_ticks([float(v) for d in drawn for v in d[column]]) if is_wide else ()
-    return View(label, title, tuple(plain(d[column]) for d in drawn), tickformat, ticks)
+    one_each = figures.whole_ticks([int(v) for d in drawn for v in d[column]]) if column == "step" and not ticks else {}
+    return View(label, title, tuple(plain(d[column]) for d in drawn), tickformat, ticks, **one_each)

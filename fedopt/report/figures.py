@@ -15,6 +15,7 @@ import numpy as np
 
 MAX_POINTS = 2000
 MAX_TABLE_ROWS = 100
+WHOLE_TICKS = 8  # the plots have at most nine ticks
 
 Numbers = Sequence[float | None] | np.ndarray
 
@@ -25,6 +26,7 @@ class View:
 
     Args:
         ticks: of a logarithmic axis; empty for a linear one.
+        dtick: distance of the ticks of a linear axis; 0 leaves it to the plot.
     """
 
     label: str
@@ -32,6 +34,7 @@ class View:
     x: tuple[list[Any], ...]
     tickformat: str = ""
     ticks: tuple[float, ...] = ()
+    dtick: float = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,29 @@ def series(index: int) -> str:
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """A Plotly axis with a title."""
     return {"title": {"text": title}, **more}
+
+
+def whole_ticks(values: Sequence[float | None]) -> dict[str, Any]:
+    """Ticks of an axis of counts: one each where there are few (else plots put some between), or nothing.
+
+    >>> whole_ticks([1, 2, 3]), whole_ticks([5.0]), whole_ticks([0, 100]), whole_ticks([])
+    ({'dtick': 1}, {'dtick': 1}, {}, {})
+    """
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return {"dtick": 1} if known and max(known) - min(known) <= WHOLE_TICKS else {}
+
+
+def metric_axis(title: str, values: Sequence[float], is_percent: bool) -> dict[str, Any]:
+    """Axis of a metric; shares that are all equal get a range within 0 and 1, where plots would take -1 to 1.
+
+    >>> metric_axis("accuracy", [0.02, 0.02], True)["range"], "range" in metric_axis("accuracy", [0.1, 0.2], True)
+    ([0.0, 0.07], False)
+    """
+    if not is_percent:
+        return axis(title)
+    low, high = min(values), max(values)
+    level = {"range": plain([max(0.0, low - 0.05), min(1.0, high + 0.05)])} if low == high else {}
+    return axis(title, tickformat=".0%", **level)
 
 
 def line(name: str, x: Any, y: Any, color: int = 0, **more: Any) -> dict[str, Any]:

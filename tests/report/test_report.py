@@ -190,6 +190,39 @@ def test_timeline_covers_the_first_tasks_without_overlap(finished_run):
     assert max(lane for lane, _, _ in bars) < 21  # concurrency was 20
 
 
+def test_lanes_are_counted_from_one_and_steps_have_no_tick_of_their_own(finished_run):
+    """The marks of server steps lie below the lanes, where no client is."""
+    figure = figures_of(finished_run)["timeline"]
+    across, lanes = figure.layout["yaxis"], max(y for t in figure.traces for y in t["y"] if y is not None)
+    assert across["tickvals"][0] == 0 and across["tickvals"][-1] == lanes
+    assert across["ticktext"] == [str(i + 1) for i in across["tickvals"]]
+
+
+@pytest.mark.parametrize(("steps", "dtick"), [(5, 1), (9, 1), (40, 0)])
+def test_few_steps_have_whole_ticks(make_run, steps, dtick):
+    found = figures_of(make_run(steps=steps, clients=8))
+    views = {view.label: view.dtick for view in found["metric"].views}
+    assert views == {"server steps": dtick, "virtual time": 0, "bytes": 0}
+    for name in ("participation", "staleness", "epsilon", "noise"):
+        assert found[name].layout["xaxis"].get("dtick", 0) == dtick
+    assert found["participation"].layout["yaxis"]["dtick"] == 1  # five replies a step
+    assert "dtick" not in found["staleness"].layout["yaxis"]  # means lie between
+
+
+def test_a_constant_accuracy_has_an_axis_of_shares(make_run, finished_run):
+    import pyarrow.parquet as pq
+
+    run = make_run(steps=10, clients=8)
+    for table, column in (("rounds", "metric_value"), ("clients", "local_metric")):
+        values = pq.read_table(run / f"{table}.parquet").to_pandas()
+        values.loc[values[column].notna(), column] = 0.98
+        values.to_parquet(run / f"{table}.parquet")
+    found = figures_of(run)
+    for name in ("metric", "spread", "tradeoff"):
+        assert found[name].layout["yaxis"]["range"] == [0.93, 1.0]
+    assert "range" not in figures_of(finished_run)["metric"].layout["yaxis"]
+
+
 def test_long_runs_are_thinned_but_keep_their_peaks():
     rng = np.random.default_rng(1)
     values = rng.standard_normal(100_000)

@@ -78,6 +78,7 @@
       traces = traces.map((trace, i) => ({ ...trace, x: view.x[i] }));
       const scale = view.ticks.length ? { type: "log", tickvals: view.ticks } : { type: "linear" };
       layout.xaxis = merged(layout.xaxis, { title: { text: view.title }, tickformat: view.tickformat, ...scale });
+      if (view.dtick) layout.xaxis.dtick = view.dtick;
     }
     if (traces.length < 2 && spec.layout.showlegend === undefined) layout.showlegend = false;
     return Plotly.react(plot, themed(traces, css), themed(layout, css), config(width));

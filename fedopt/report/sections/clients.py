@@ -167,7 +167,7 @@ def _spread(values: np.ndarray, name: str, higher: bool, measured_on: str) -> Fi
         traces.append(figures.line(label, x, [numbers[label]] * 2, color, mode="lines", line=dash))
     layout = {
         "xaxis": figures.axis("share of clients, worst first", tickformat=".0%"),
-        "yaxis": figures.axis(f"local {name}", tickformat=".0%" if "accuracy" in name else ""),
+        "yaxis": figures.metric_axis(f"local {name}", ranked.tolist(), "accuracy" in name),
     }
     return Figure(
         name="spread",

@@ -20,11 +20,12 @@ def section(run: RunData) -> Section:
 def cost_views(run: RunData, positions: list[np.ndarray]) -> tuple[View, ...]:
     """The horizontal axes of a learning curve: for every trace the rounds at ``positions``."""
 
-    def view(label: str, title: str, column: list[Any], tickformat: str = "") -> View:
-        return View(label, title, tuple(figures.plain([column[i] for i in p]) for p in positions), tickformat)
+    def view(label: str, title: str, column: list[Any], tickformat: str = "", **ticks: Any) -> View:
+        return View(label, title, tuple(figures.plain([column[i] for i in p]) for p in positions), tickformat, **ticks)
 
+    steps = run.round_column("step")
     found = [
-        view("server steps", "server step", run.round_column("step")),
+        view("server steps", "server step", steps, **figures.whole_ticks([steps[i] for p in positions for i in p])),
         view(run.clock, f"{run.clock} (s)", run.round_column("time_s")),
         view("bytes", "bytes sent, both ways", run.total_bytes, "~s"),
     ]
@@ -48,7 +49,7 @@ def _metric_figure(run: RunData) -> Figure | None:
         title=f"Test {name}",
         alt=f"Line: test {name} over the run, from {text.metric(shown[0], name)} to {final}; {extreme}.",
         traces=[figures.line(name, views[0].x[0], shown, 0)],
-        layout={"yaxis": figures.axis(name, tickformat=".0%" if percent else "")},
+        layout={"yaxis": figures.metric_axis(name, shown, percent)},
         columns=("step", "time (s)", "bytes", name),
         rows=_rows(run, kept, {name: values}),
         caption="The global model on the test set, at the steps that were evaluated.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fedopt.report import figures
 from fedopt.report.figures import Figure, View, line
 from fedopt.report.page import Section
 from fedopt.report.run_data import RunData
@@ -55,5 +56,5 @@ def _figure(key: str, title: str, unit: str, rows: list[dict[str, Any]], real: s
         layout={"yaxis": {"title": {"text": unit}}},
         columns=("step", "real", "predicted"),
         rows=[(step, *pair) for step, *pair in zip(steps, *columns, strict=True)],
-        views=(View("server step", "server step", (steps, steps)),),
+        views=(View("server step", "server step", (steps, steps), **figures.whole_ticks(steps)),),
     )

@@ -91,7 +91,8 @@ def _over_steps(run: RunData, columns: dict[str, str], unit: str, **about: Any) 
             traces.append(figures.line(name, [steps[j] for j in kept], [column[j] for j in kept], i))
     if not traces:
         return None
-    layout = {"xaxis": figures.axis("server step"), "yaxis": figures.axis(unit, rangemode="tozero")}
+    across = figures.axis("server step", **figures.whole_ticks(run.round_column("step")))
+    layout = {"xaxis": across, "yaxis": figures.axis(unit, rangemode="tozero")}
     rows = figures.table_rows({"step": steps, **values})
     return Figure(traces=traces, layout=layout, columns=("step", *values), rows=rows, **about)
 
@@ -117,13 +118,12 @@ def _metric_by_epsilon(run: RunData) -> Figure | None:
         return None
     kept = figures.thin([row[2] for row in rows])
     x, y = [rows[i][1] for i in kept], [rows[i][2] for i in kept]
-    tickformat = ".0%" if "accuracy" in name else ""
     return Figure(
         name="tradeoff",
         title=f"Test {name} against epsilon",
         alt=f"Line: test {name} against epsilon, ending at {text.metric(rows[-1][2], name)} for {rows[-1][1]:.4g}.",
         traces=[figures.line(name, x, y, 2)],
-        layout={"xaxis": figures.axis("epsilon"), "yaxis": figures.axis(name, tickformat=tickformat)},
+        layout={"xaxis": figures.axis("epsilon"), "yaxis": figures.metric_axis(name, y, "accuracy" in name)},
         columns=("step", "epsilon", name),
         rows=[rows[i] for i in figures.evenly(len(rows), figures.MAX_TABLE_ROWS)],
         caption="One run with its own noise: stopping early is not the same as choosing a smaller budget beforehand.",
@@ -170,7 +170,10 @@ def _noise_to_signal(run: RunData) -> Figure | None:
         title="Noise to signal",
         alt="Line over server steps: norm of the noise over the mean norm of a clipped contribution.",
         traces=[figures.line("noise to signal", [steps[i] for i in kept], [ratios[i] for i in kept], 3)],
-        layout={"xaxis": figures.axis("server step"), "yaxis": figures.axis("ratio of norms", rangemode="tozero")},
+        layout={
+            "xaxis": figures.axis("server step", **figures.whole_ticks(steps)),
+            "yaxis": figures.axis("ratio of norms", rangemode="tozero"),
+        },
         columns=("step", "noise to signal"),
         rows=figures.table_rows({"step": steps, "ratio": ratios}),
         caption=_RATIO[_noise_of(run)] + " Simulator only.",

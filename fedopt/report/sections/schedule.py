@@ -40,7 +40,13 @@ def _over_steps(run: RunData, columns: dict[str, str], **about: Any) -> Figure |
         kept = figures.thin(column)
         traces.append(figures.line(name, [steps[j] for j in kept], [column[j] for j in kept], i))
     rows = figures.table_rows({"step": steps, **values})
-    layout = {"xaxis": figures.axis("server step"), "yaxis": figures.axis(about.pop("unit"), rangemode="tozero")}
+    counted = [v for column in values.values() for v in column]
+    is_whole = all(v is None or float(v).is_integer() for v in counted)
+    upright = figures.whole_ticks([0, *counted]) if is_whole else {}
+    layout = {
+        "xaxis": figures.axis("server step", **figures.whole_ticks(steps)),
+        "yaxis": figures.axis(about.pop("unit"), rangemode="tozero", **upright),
+    }
     return Figure(traces=traces, layout=layout, columns=("step", *values), rows=rows, **about)
 
 
@@ -72,7 +78,7 @@ def _bar_figure(labels: list[str], counts: list[int], unit: str, what: str, **ab
         return None
     layout = {
         "xaxis": figures.axis(unit, type="category"),
-        "yaxis": figures.axis(what, rangemode="tozero"),
+        "yaxis": figures.axis(what, rangemode="tozero", **figures.whole_ticks([0, *counts])),
         "bargap": 0.15,
     }
     top = labels[int(np.argmax(counts))]
@@ -131,6 +137,7 @@ def _timeline(run: RunData) -> Figure | None:
         marks = {"mode": "markers", "marker": {"color": "var(--muted)", "symbol": "line-ns-open", "size": 9}}
         hover = "server step at %{x} s<extra></extra>"
         traces.append(figures.line("server step", steps, [-1.0] * len(steps), 7, **marks, hovertemplate=hover))
+    shown = figures.evenly(int(lanes.max()) + 1, 6).tolist()  # the marks of the steps lie below the lanes
     rows = [[int(client[i]), sent[i], arrived[i], int(version[i]), run.statuses[i]] for i in first]
     return Figure(
         name="timeline",
@@ -139,7 +146,9 @@ def _timeline(run: RunData) -> Figure | None:
         traces=traces,
         layout={
             "xaxis": figures.axis(f"{run.clock} (s)"),
-            "yaxis": figures.axis("clients at work", showgrid=False, zeroline=False),
+            "yaxis": figures.axis(
+                "clients at work", showgrid=False, zeroline=False, tickvals=shown, ticktext=[str(i + 1) for i in shown]
+            ),
         },
         columns=("client", "dispatched (s)", "arrived (s)", "version", "status"),
         rows=rows[: figures.MAX_TABLE_ROWS],
