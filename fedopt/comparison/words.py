@@ -109,8 +109,8 @@ def trouble(results: Results) -> str:
         )
     if unfinished:
         found.append(
-            f"{len(unfinished)} of {len(rows)} runs not finished (still running, or killed): {_first(unfinished)}. "
-            "Their curves end early; means, tests and costs to a target leave them out."
+            f"{len(unfinished)} of {len(rows)} runs have not finished (still running, or killed): "
+            f"{_first(unfinished)}. Their curves end early; means, tests and costs to a target leave them out."
         )
     return " ".join(found)
 

@@ -84,6 +84,30 @@ def test_legends_and_axes_can_be_chosen(page: Path, tab: Any) -> None:
     assert tab.problems == []
 
 
+def test_a_table_is_shaded_where_columns_are_hidden(page: Path, tab: Any, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    table = "document.querySelector('#methods .table-scroll')"
+
+    def shaded() -> list[bool]:
+        """Whether the left and the right edge of the table are darker than the card: a band two pixels wide."""
+        tab.screenshot(tmp_path / "shot.png")
+        box = tab.evaluate(
+            f"(() => {{ const b = {table}.getBoundingClientRect(); return [b.x, b.right, b.y + scrollY, b.height] }})()"
+        )
+        left, right, top, height = (round(value) for value in box)
+        rows = imread(tmp_path / "shot.png")[top + height // 2 : top + height - 4, :, :3].mean(axis=(0, 2))
+        card = imread(tmp_path / "shot.png")[top + height // 2, left - 3, :3].mean()
+        return [bool(rows[x : x + 2].mean() < card - 0.1) for x in (left + 1, right - 3)]
+
+    tab.open(page, 390)
+    assert shaded() == [False, True]
+    tab.evaluate(f"{table}.scrollLeft = 1e5")
+    assert shaded() == [True, False]
+    tab.open(page, 1400)
+    assert shaded() == [False, False]
+
+
 def test_keyboard_and_screen_reader_basics(page: Path, tab: Any) -> None:
     tab.open(page, 1400)
     unnamed = "[...document.querySelectorAll('[data-plot] .plot')].filter(p => !p.getAttribute('aria-label'))"

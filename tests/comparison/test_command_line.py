@@ -57,7 +57,7 @@ def test_an_unfinished_run_is_said_to_be_one_everywhere(tmp_path: Path) -> None:
     ]
     code, out, _ = call("compare", *map(str, runs), "--out", str(tmp_path / "out"))
     page = Path(out.strip().splitlines()[-1].removeprefix("report: "))
-    said = "1 of 3 runs not finished (still running, or killed): made, seed 2."
+    said = "1 of 3 runs have not finished (still running, or killed): made, seed 2."
     assert code == 0 and out.startswith(said)
     assert said in page.read_text() and said in page.with_suffix(".md").read_text()
     assert "| made | 2 of 3 (1 unfinished) | 0.505 |" in page.with_suffix(".md").read_text()

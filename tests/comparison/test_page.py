@@ -103,7 +103,7 @@ def test_learning_curves_of_runs_without_a_result_do_not_count(tmp_path: Path) -
     figures, html = page_of(runs, tmp_path)
     lines = {trace["name"]: trace["y"] for trace in figures["learning"].traces}
     assert lines == {"A": [0.1, 0.3, 0.5], "B (1 unfinished)": [0.2, 0.4]}
-    assert "2 of 3 runs not finished (still running, or killed): A, seed 1; B, seed 0." in html
+    assert "2 of 3 runs have not finished (still running, or killed): A, seed 1; B, seed 0." in html
     assert html.count("<td>unfinished</td>") == 2 and "1 of 2 (1 unfinished)" in html
 
 

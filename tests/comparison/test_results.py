@@ -154,7 +154,11 @@ def test_runs_without_a_result_are_in_no_mean_test_or_frontier_and_are_named(tmp
     said = verdicts(found, 0.95)
     assert "B could not be tested: that takes at least two seeds shared with the baseline." in said
     assert f"Seeds with a result: B, 0 of 4 (4 {named}); C, 2 of 4 (2 {named}). Means and tests are over those." in said
-    words = {"diverged": "runs diverged", "failed": "runs failed", "running": "runs not finished (still running, or"}
+    words = {
+        "diverged": "runs diverged",
+        "failed": "runs failed",
+        "running": "runs have not finished (still running, or",
+    }
     assert f"6 of 12 {words[status]}" in trouble(found) and "; and 1 more." in trouble(found)
     errors = {row["error"] for row in records(found.runs) if row["status"] == status}
     assert errors == ({None} if status == "running" else {"as planned"})
