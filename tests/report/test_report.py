@@ -157,6 +157,9 @@ def test_figures_hold_the_tables(finished_run):
     assert found["epsilon"].traces[0]["y"][-1] == pytest.approx(rounds["epsilon"].iloc[-1], rel=1e-5)
     assert found["tradeoff"].traces[0]["y"] == metric.traces[0]["y"]
     assert found["noise"].traces[0]["y"][0] == pytest.approx(0.0022 * 159_010**0.5, rel=1e-5)
+    for name, columns in (("norms", ["update_norm", "clipping_norm"]), ("clipped", ["clip_fraction"])):
+        drawn = [trace["y"] for trace in found[name].traces]
+        assert [line[-1] for line in drawn] == pytest.approx([rounds[c].iloc[-1] for c in columns], rel=1e-5)
     assert "A further 30 clients" in found["participations"].caption
 
 
