@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.base import Counted, Mechanism, Tally
 from fedopt.privacy.client_ledgers import client_profiles, worst_profiles
-from fedopt.privacy.profile import dominating_profile, sampled_profile, with_next
+from fedopt.privacy.profile import covers, dominating_profile, sampled_profile, with_next
 from fedopt.privacy.spending import Spending
 from fedopt.sampling.base import SamplingClaim
 from fedopt.types import Public
@@ -132,12 +132,24 @@ class PrivacyAccounting:
             return None
         name, limit = min(given.items(), key=lambda item: item[1])
         for profile in self._next_profiles(state.tally, events):
-            if not self.spending.affords(profile, limit):
+            if not self._is_planned(profile, limit) and not self.spending.affords(profile, limit):
                 return (
                     f"the next release would exceed {name} = {limit:g} (spent: epsilon "
                     f"{self.exact(state.tally):.4f} at delta {self.privacy.delta:g})"
                 )
         return None
+
+    def _is_planned(self, profile: Counted, limit: float) -> bool:
+        """Whether the plan costs at least as much and keeps within the limit: nothing to compose then."""
+        if self.participations is None or self._exact_planned > limit:
+            return False
+        if self.mechanism.client_ledgers:
+            return all(count <= (self._planned_count(event) or 0) for event, count in profile)
+        return covers(self.planned_profiles()[0], profile)
+
+    @cached_property
+    def _exact_planned(self) -> float:
+        return self.exact_planned()
 
     @property
     def most_participations(self) -> int | None:

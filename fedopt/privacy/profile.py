@@ -127,6 +127,25 @@ def with_next(profile: Counted, events: Sequence[Event], probability: float, lim
     return tuple((event, count) for event, count in counts.items() if count)
 
 
+def covers(planned: Counted, profile: Counted) -> bool:
+    """Whether ``planned`` surely costs at least as much: of every kind, its j-th costliest is no cheaper, for every j.
+
+    >>> covers(((GaussianEvent(1.0), 2),), ((GaussianEvent(1.0), 1), (GaussianEvent(3.0), 1)))
+    True
+    >>> covers(((GaussianEvent(1.0), 1), (GaussianEvent(3.0), 1)), ((GaussianEvent(2.0), 2),))
+    False
+    """
+    for event, count in profile:
+        family, noise = _family((event,)), _noise(event)
+        so_far, allowed = (
+            sum(n for other, n in ledger if _family((other,)) == family and _noise(other) <= noise)
+            for ledger in (profile, planned)
+        )
+        if count and so_far > allowed:
+            return False
+    return True
+
+
 def _noise(event: Event) -> float:
     """How much noise an event has, among those of its family; 0 where there is no order."""
     field = _NOISE_FIELD.get(type(event))

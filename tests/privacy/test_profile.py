@@ -10,7 +10,7 @@ import pytest
 from fedopt.privacy.base import Tally
 from fedopt.privacy.client_ledgers import worst_profiles
 from fedopt.privacy.events import PoissonSampled
-from fedopt.privacy.profile import dominating_profile, sampled_profile, with_next
+from fedopt.privacy.profile import covers, dominating_profile, sampled_profile, with_next
 from fedopt.privacy.releases import GaussianEvent, MatrixEvent, ShuffleEvent
 from fedopt.privacy.spending import Spending, epsilon_of, largest_count
 
@@ -87,6 +87,27 @@ def test_the_next_release_of_anybody_with_turns_left_is_covered(seed):
             own.setdefault(client, []).append(event)
             assert spent(tuple((e, 1) for e in own[client])) <= ahead * (1 + 1e-9)
         assert spent(dominating_profile(tally)) <= ahead * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_covered_ledger_costs_no_more(seed):
+    draw = np.random.default_rng(seed)
+
+    def ledger():
+        kinds = [ShuffleEvent(1.0, 50), ShuffleEvent(1.0, 80), GaussianEvent(2.0), GaussianEvent(5.0)]
+        return tuple((event, int(draw.integers(0, 4))) for event in kinds)
+
+    planned, profile = ledger(), ledger()
+    if covers(planned, profile):
+        assert spent(profile) <= spent(planned) * (1 + 1e-6)
+    (few, a), (more, b), (loud, c), (quiet, d) = planned
+    moved = int(draw.integers(0, a + 1)), int(draw.integers(0, c + 1))  # to the cheaper one of the same kind
+    cheaper = ((few, a - moved[0]), (more, b + moved[0]), (loud, c - moved[1]), (quiet, d + moved[1]))
+    assert covers(planned, cheaper) and spent(cheaper) <= spent(planned) * (1 + 1e-6)
+    assert not covers(cheaper, planned) or moved == (0, 0)
+    assert covers(planned, planned) and covers(planned, ())
+    assert not covers((), ((GaussianEvent(1.0), 1),))
+    assert not covers(((PoissonSampled(0.1, GaussianEvent(1.0)), 9),), ((PoissonSampled(0.2, GaussianEvent(1.0)), 1),))
 
 
 def test_only_undominated_client_ledgers_are_composed():
