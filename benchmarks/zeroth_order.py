@@ -187,8 +187,7 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         f"# Zeroth-order methods, {results['date']}",
         "",
-        f"{results['cpu']}, {results['cores']} cores, {results['threads']} thread(s), PyTorch {results['torch']}; load "
-        f"average {results['load']:.1f} at the start.",
+        f"{results['cpu']}, {results['cores']} cores, {results['threads']} thread(s), PyTorch {results['torch']}.",
         "",
         "| measurement | ratio, median | least | most | median seconds |",
         "|---|---|---|---|---|",
@@ -201,7 +200,7 @@ def report(results: dict[str, Any]) -> str:
             lines.append(f"| {what}: {name} | | | | {statistics.median(samples):.3f} ({len(samples)} repeats) |")
         for name, value in found.items():
             if isinstance(value, float):
-                lines.append(f"| {what}: {name} | {value:.1e} | | | |")
+                lines.append(f"| {what}: {name} | {value:.2g} | | | |")
     return "\n".join([*lines, ""])
 
 
@@ -220,11 +219,12 @@ def main() -> None:
     cpu = next(x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x)
     results = {
         "date": date, "cpu": cpu, "cores": os.cpu_count(), "threads": chosen.threads, "torch": torch.__version__,
-        "python": platform.python_version(), "load": os.getloadavg()[0], "measured": old["measured"],
+        "python": platform.python_version(), "measured": old["measured"],
     }  # fmt: skip
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.what or benches:
-        results["measured"][name] = benches[name](chosen.repeats)
+        load = os.getloadavg()[0]
+        results["measured"][name] = {**benches[name](chosen.repeats), "load average at the start": load}
         stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
         stem.with_suffix(".md").write_text(report(results))
     print(report(results))
