@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
+from fedopt.devices._times import FixedTimes
+from fedopt.devices.base import ComputeModel
 from fedopt.privacy.accounting import PrivacyAccounting
 from fedopt.privacy.base import ClientResult
 from fedopt.privacy.events import PoissonSampled
@@ -32,6 +35,14 @@ class QuietGaussian(Gaussian):
         plain = Gaussian(clipping_norm=self.clipping_norm, noise_multiplier=self.multiplier / 100)
         found = plain.release(reduced, survivors, step, state, noise, public)
         return found._replace(events=(self.event(public),))
+
+
+class SilentTimes(ComputeModel):
+    """A user's device model that looks at numbers of examples and does not say so."""
+
+    def bind(self, fleet):
+        """A second per example."""
+        return FixedTimes(fleet.num_clients, lambda client: Fraction(int(fleet.num_examples[client])))
 
 
 def _clean(scenario, data, noise):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedopt.devices.base import Fleet
+from fedopt.devices.base import Fleet, Seconds
 from fedopt.types import Message
 
 if TYPE_CHECKING:
@@ -98,11 +98,14 @@ def _work(scenario: Scenario, examples: int) -> tuple[int, int]:
 def _depends_on_examples(scenario: Scenario) -> bool:
     if "num_examples" in scenario.devices.compute.reads():
         return True
-    if not work_depends_on_examples(scenario):
-        return False
-    clients = min(2, getattr(scenario.data, "clients", 2))
     try:
-        times = scenario.devices.compute.bind(Fleet(0, clients, np.full(clients, _SMALL)))
+        return _seconds(scenario, _SMALL) != _seconds(scenario, _LARGE)
     except OSError:
         return False  # a recorded trace that is not here: it replays times, and its absence is reported by the run
-    return times.seconds(0, 0, *_work(scenario, _SMALL)) != times.seconds(0, 0, *_work(scenario, _LARGE))
+
+
+def _seconds(scenario: Scenario, examples: int) -> Seconds:
+    """Time of the first task of a client where everybody has so many examples."""
+    clients = min(2, getattr(scenario.data, "clients", 2))
+    times = scenario.devices.compute.bind(Fleet(0, clients, np.full(clients, examples)))
+    return times.seconds(0, 0, *_work(scenario, examples))

@@ -26,6 +26,7 @@ STREAM: dict[str, Any] = {
         ({"kind": "correlated", "rank_correlation": 0.2}, "private number of examples"),
         ({"kind": "correlated", "rank_correlation": 0.0, "base": {"kind": "ladder"}}, None),
         ({"kind": "truncated_gaussian"}, None),
+        ({"kind": "privacy_bugs:SilentTimes"}, "private number of examples"),
     ],
 )
 def test_devices_that_read_numbers_of_examples_are_refused_where_times_decide(compute, words):
