@@ -263,12 +263,14 @@ def run_sharded(scenario: Scenario, directory: Path, quiet: bool, resume: bool) 
         dist.broadcast_object_list(told, src=0)
         directory, resume = Path(told[0]), told[1]
         if rank == 0:
+            dist.barrier()  # nobody copies a directory that is being written
             ShardedSession(scenario, directory, quiet).run(resume=resume)
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 own = Path(scratch) / directory.name
                 if resume:
                     shutil.copytree(directory, own)
+                dist.barrier()
                 ShardedSession(scenario, own, quiet=True).run(resume=resume)
         dist.barrier()
     finally:

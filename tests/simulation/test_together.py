@@ -148,7 +148,7 @@ def test_a_diverging_run_and_one_that_fails_in_a_pass_leave_the_others_alone(
 
     scenarios = [scenario(0), scenario(1, client={"kind": "sgd", "lr": 3e38, "steps": 9}), scenario(2)]
     made = together(scenarios, tmp_path / "diverged")
-    assert [read_summary(d)["status"] for d in made] == ["finished"] * 3
+    assert [read_summary(d)["status"] for d in made] == ["finished", "diverged", "finished"]
     lost = [read_summary(d)["lost"] for d in made]
     assert lost[0] == lost[2] == 0 < lost[1], "replies that are not finite are dropped in their own run only"
     monkeypatch.setattr(JoinedRuns, "_pass", broken)
