@@ -78,7 +78,8 @@ def _message(title: str, settings: type[BaseModel], item: Any) -> str:
     match item["type"]:
         case "extra_forbidden":
             near = _nearest(str(item["loc"][-1]), list(settings.model_fields))
-            hint = f"did you mean {near}?" if near else f"known: {', '.join(settings.model_fields)}"
+            known = f"known: {', '.join(settings.model_fields)}" if settings.model_fields else "it has none"
+            hint = f"did you mean {near}?" if near else known
             return f"unknown option of {title}; {hint}"
         case "missing":
             return "is required"

@@ -185,6 +185,10 @@ def test_a_module_that_is_not_found_says_where_modules_are_looked_for(
             ["--set", "client.learning_rate=3"],
             "--set client.learning_rate=3: unknown option of client: sgd; did you mean lr?",
         ),
+        (
+            ["--set", "data.partition.alpha=1", "--set", "data.partition.kind=iid"],
+            "--set data.partition.alpha=1: unknown option of data.partition: iid; it has none.",
+        ),
         (["--set", "run.rounds=3"], "--set run.rounds=3: unknown option of run; did you mean server_steps?"),
         (["--seed", "-1"], "--seed -1: must be >= 0, got -1."),
         (["--seed", "x"], "fedopt: Invalid value for '--seed': 'x' is not a valid integer."),
