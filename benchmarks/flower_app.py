@@ -5,7 +5,7 @@ The app is Flower's FedAvg over W2 (MLP 784-200-10, Fashion-MNIST, 1,000 clients
 and ClientApp on ``VirtualGrid``; the same ServerApp with fedopt's vectorised client work. A sample is the wall seconds
 of a round, and its CPU seconds. Start-up and the first round, which starts and imports what is missing, are left out:
 for Flower by subtracting a run of one round, for the grid by a round before the clock starts.
-Results go to ``benchmarks/results/flower-app-<date>.json`` and ``.md``.
+Results go to ``benchmarks/results/flower-app-<date>.json`` and ``.md``. Linux only: it reads the machine's load.
 
 Needs Flower's environment: ``python benchmarks/peers.py flower`` (``--borrow`` to share this one's PyTorch).
 """
@@ -17,9 +17,11 @@ import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,26 @@ TITLES = {
     "grid:plain": "VirtualGrid, the same ServerApp and ClientApp",
     "grid:ours": "VirtualGrid, the same ServerApp, fedopt's client work",
 }
+
+
+class Load:
+    """Cores that other programs, and daemons nobody waited for, kept busy since it was made."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def cores(self) -> float:
+        """Until now."""
+        wall, busy = (after - before for before, after in zip(self._began, self._now(), strict=True))
+        return max(0.0, busy) / wall
+
+    def _now(self) -> tuple[float, float]:
+        """Seconds now, and seconds of all cores at work less those of the programs started here that have ended."""
+        with open("/proc/stat") as file:
+            ticks = [int(each) for each in file.readline().split()[1:9]]
+        own = resource.getrusage(resource.RUSAGE_CHILDREN)
+        work = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting for a disk
+        return time.perf_counter(), work - own.ru_utime - own.ru_stime
 
 
 def measure(way: str, bundle: Path, rounds: int, flower: Path) -> dict[str, Any]:
@@ -53,13 +75,16 @@ def measure(way: str, bundle: Path, rounds: int, flower: Path) -> dict[str, Any]
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     machine, samples = results["machine"], results["samples"]
+    busy = [sample["others"] for way, found in samples.items() if way != "flower" for sample in found]
     lines = [
         f"# A Flower app, {results['date']}",
         "",
         f"`python benchmarks/flower_app.py --repeats {results['repeats']} --rounds {results['rounds']}`; "
         f"{machine['cores']} cores of a shared {machine['cpu']}, CPU only, Python {machine['python']}. Data: "
         f"{results['source']}. {results['cohort']} of {results['clients']} clients a round; medians of "
-        f"{results['repeats']} interleaved repeats, least and most in brackets. Ratios are to Flower's simulation.",
+        f"{results['repeats']} interleaved repeats, least and most in brackets. Ratios are to Flower's simulation. "
+        f"While the grid ran, other programs kept {min(busy):.2f} to {max(busy):.2f} cores busy. Flower's CPU time "
+        "misses what Ray's daemons use.",
         "",
         "| | wall s per round | ratio | CPU s per round | ratio | accuracy |",
         "|---|---|---|---|---|---|",
@@ -80,44 +105,43 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=6, help="rounds of each process, at least 2")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of each process, at least 2")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--cohort", type=int, default=100)
+    parser.add_argument("--go-on", type=Path, help="results file to add whole repeats to, up to --repeats")
     parser.add_argument("--peer-folder", type=Path, default=FOLDER)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     flower = python_of("flower", options.peer_folder)
     if not flower.exists():
         sys.exit("Flower's environment is missing; run: python benchmarks/peers.py flower")
-    samples: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
+    file = options.go_on or options.out / f"flower-app-{date}.json"
+    results: dict[str, Any] = {"date": date, "rounds": options.rounds, "samples": {way: [] for way in WAYS}}
+    if file.exists():
+        results = json.loads(file.read_text())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bundle.npz"
         bundle = make_bundle(1, options.clients, options.cohort)
         save(bundle, path)
-        for repeat in range(options.repeats):
+        results |= {"clients": options.clients, "cohort": options.cohort, "source": bundle.source}
+        results["machine"] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
+        for repeat in range(len(results["samples"]["flower"]), options.repeats):
+            found: dict[str, dict[str, Any]] = {}
             for way in WAYS[repeat % 3 :] + WAYS[: repeat % 3]:
-                sample = measure(way, path, options.rounds, flower)
-                if "error" in sample:
-                    sys.exit(f"{way}: {sample['error']}")
-                samples[way].append(sample)
-                print(
-                    f"repeat {repeat + 1} {way}: {sample['wall_s']:.3f} s wall, {sample['cpu_s']:.3f} CPU", flush=True
-                )
-    results = {
-        "date": datetime.datetime.now().strftime("%Y-%m-%d-%H%M"),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "source": bundle.source,
-        "repeats": options.repeats,
-        "rounds": options.rounds,
-        "clients": options.clients,
-        "cohort": options.cohort,
-        "samples": samples,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"flower-app-{results['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(table(results))
+                load = Load()
+                found[way] = measure(way, path, results["rounds"], flower)
+                if "error" in found[way]:
+                    sys.exit(f"{way}: {found[way]['error']}")
+                found[way]["others"] = load.cores()
+                print(f"repeat {repeat + 1} {way}: {found[way]}", flush=True)
+            for way, sample in found.items():
+                results["samples"][way].append(sample)
+            results["repeats"] = repeat + 1
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(results, indent=1) + "\n")
+    file.with_suffix(".md").write_text(table(results))
     print(table(results))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else its workers give way to every other program of the machine
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
