@@ -8,8 +8,7 @@ from zeroth_order_runs import COMFL, DIFFERENCES, DIGITS, FZOOS, LOGGED, SPSA, T
 
 from fedopt.zeroth_order import seed_log
 
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-pytestmark = [pytest.mark.gpu, NO_CUDA]
+pytestmark = pytest.mark.gpu
 CUDA = {"engine": {"device": "cuda"}}
 SCALARS = {**LOGGED, "digits": (SPSA, COMFL, {"data": DIGITS})}
 VECTORS = {

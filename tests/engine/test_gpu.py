@@ -12,8 +12,7 @@ from fedopt.engine.dropout import dropped, mask_keys
 from fedopt.models.base import Model
 from scenarios import BUFFERED, small
 
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-pytestmark = [pytest.mark.gpu, NO_CUDA]
+pytestmark = pytest.mark.gpu
 RULES = {
     "plain": {},
     "everything": {"momentum": 0.7, "nesterov": True, "weight_decay": 0.05, "proximal": 0.3},
