@@ -97,7 +97,7 @@ class Computation:
         weights = dict(zip(ids, command.weights, strict=True))
         waiting = [i for i in ids if self.pending[i].reply is None]
         stream = len(waiting) > self.chunk and len(ids) * self.row_bytes > self.memory_bytes
-        blocks = [waiting[i : i + self.chunk] for i in range(0, len(waiting), self.chunk)] if stream else [ids]
+        blocks = [ids[i : i + self.chunk] for i in range(0, len(ids), self.chunk)] if stream else [ids]
         gathered = Gathered()
         for block in blocks:
             self._compute(block, look_ahead=not stream)
