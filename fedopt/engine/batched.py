@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fedopt.engine.base import DenseUpdates, LocalRule
-from fedopt.engine.convolution import Convolution, MaxPool, is_plain_convolution, is_plain_pooling
+from fedopt.engine.chains import WIDE, split_chain, split_refusal
+from fedopt.engine.convolution import Convolution, MaxPool, is_plain_pooling
 from fedopt.engine.dropout import Dropout, chunk_keys, seen_before
 from fedopt.engine.dual import DualHidden, DualInput
 from fedopt.engine.dual_core import DualLayer
@@ -35,52 +36,15 @@ from fedopt.engine.trunk import Trunk
 from fedopt.models._inspect import unvectorizable
 
 DualUse = Literal["never", "always", "auto"]
-STATELESS = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.MaxPool2d, nn.AvgPool2d, nn.Softplus)
-KNOWN = (nn.Linear, nn.Flatten, nn.ReLU, nn.Identity, nn.Dropout, *STATELESS)
-WIDE = 2**15  # weights of a layer below this stay in the cache, and the dual form gains nothing
 CACHED = 2**18  # parameters of a block that stay in the cache of a core
 
 
-def layers_of(module: nn.Module) -> list[nn.Module]:
-    """The layers of a (nested) ``nn.Sequential``; anything else is one layer."""
-    if type(module) is nn.Sequential:
-        return [layer for child in module for layer in layers_of(child)]
-    return [module]
-
-
-def split_chain(module: nn.Module, convolutions: bool = False) -> tuple[list[nn.Module], list[nn.Module]] | None:
-    """Trunk and head of a chain: the head starts behind the last layer that is not known by hand.
-
-    ``convolutions`` says whether convolutions count as known. None when there is no such split: not a chain, no linear
-    layer in the head, or a trunk with dropout.
-    """
-    layers = layers_of(module)
-    unknown = [
-        i for i, layer in enumerate(layers) if not (_is_known(layer) or (convolutions and is_plain_convolution(layer)))
-    ]
-    cut = unknown[-1] + 1 if unknown else 0
-    trunk, head = layers[:cut], layers[cut:]
-    while trunk and head and isinstance(head[0], nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Flatten):
-        trunk.append(head.pop(0))
-    if not any(isinstance(layer, nn.Linear) for layer in head):
-        return None
-    return None if any(_has_state(layer) for layer in trunk) else (trunk, head)
-
-
-def has_wide_layer(module: nn.Module) -> bool:
-    """Whether a chain has a linear layer that the dual form would help."""
-    return any(isinstance(layer, nn.Linear) and layer.weight.numel() >= WIDE for layer in layers_of(module))
-
-
-def _is_known(layer: nn.Module) -> bool:
-    if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) != (1, -1):
-        return False
-    return type(layer) in KNOWN
-
-
-def _has_state(layer: nn.Module) -> bool:
-    stateful = (nn.Dropout, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return any(isinstance(each, stateful) for each in layer.modules()) or any(True for _ in layer.buffers())
+def batched_refusal(task: LossTask, convolutions: bool) -> str | None:
+    """Why a task cannot be computed by the batched layers, or None; ``convolutions`` as in ``split_chain``."""
+    reason = split_refusal(task.module, convolutions)
+    if reason is None and task.task.kind not in ("classification", "regression"):
+        return f"no closed-form loss gradient for {task.task.kind}"
+    return reason
 
 
 def _trunk(task: LossTask, module: nn.Sequential, stacked: bool) -> Trunk | StackedTrunk:
@@ -99,7 +63,7 @@ class Batched:
     """Trains a chunk of clients at once.
 
     Args:
-        task: the model and data; the model must be a chain that ``split_chain`` accepts.
+        task: the model and data; the model must be a chain that ``batched_refusal`` has nothing against.
         dual: whether linear layers may be in dual form.
         stacked: whether convolutions and what else is in the trunk run for all rows at once; by default they do where
             that pays, on a GPU.
@@ -107,14 +71,14 @@ class Batched:
 
     def __init__(self, task: LossTask, dual: DualUse, stacked: bool | None = None):
         together = task.device.type != "cpu" if stacked is None else stacked
-        parts = split_chain(task.module, convolutions=together)
-        if parts is None or task.task.kind not in ("classification", "regression"):
-            raise ValueError("the batched formulation needs an nn.Sequential ending in linear layers; use loop or vmap")
+        parts, reason = split_chain(task.module, together), batched_refusal(task, together)
+        if parts is None or reason is not None:
+            raise ValueError(f"the batched formulation does not apply: {reason}; use loop or vmap")
         trunk, head = parts
         if not any(True for layer in trunk for _ in layer.parameters()):
             trunk, head = [], trunk + head  # nothing to train there: layers like any other
         self.name = "batched" if dual == "never" else "dual"
-        self._task, self._dual = task, dual
+        self._task, self._dual, self._stacked = task, dual, stacked
         self._trunk = _trunk(task, nn.Sequential(*trunk), together)
         self._has_trunk = bool(trunk)
         self._head = [layer for layer in head if type(layer) is not nn.Identity]
@@ -127,7 +91,7 @@ class Batched:
 
     def twin(self) -> Batched:
         """Another one, for another thread."""
-        return Batched(self._task, self._dual)
+        return Batched(self._task, self._dual, self._stacked)
 
     def supports(self, rule: LocalRule) -> bool:
         """Every local rule, but per-example clipping only without a trunk."""
@@ -135,7 +99,7 @@ class Batched:
 
     def over(self, task: LossTask) -> Batched | None:
         """The same formulation over other examples, for rows of several runs; None with a trunk: it gains nothing."""
-        return None if self._has_trunk else Batched(task, self._dual)
+        return None if self._has_trunk else Batched(task, self._dual, self._stacked)
 
     def floats_per_row(self, steps: int, width: int, rule: LocalRule) -> int:
         """Numbers that a row of ``steps`` batches of ``width`` examples keeps in use: weights, or their dual form."""
@@ -186,7 +150,8 @@ class Batched:
             elif is_plain_pooling(layer):
                 made.append(MaxPool(layer))  # type: ignore[arg-type]
             elif isinstance(layer, nn.Dropout):
-                made += [each for each in [dropouts.pop(0)] if layer.p > 0]
+                if layer.p > 0:
+                    made.append(dropouts.pop(0))
             else:
                 made.append(Stateless(layer))
         return made
@@ -207,11 +172,12 @@ class Batched:
         return DualHidden if allowed and not first and (self._dual == "always" or wide) else Linear
 
     def _dropouts(self, chunk: Chunk) -> list[Dropout]:
+        """Those that drop anything; keys are numbered over all of them, as the loop does."""
         layers, device = [layer for layer in self._head if isinstance(layer, nn.Dropout)], self._task.device
         if not any(layer.p > 0 for layer in layers):
-            return [Dropout(0.0, chunk.indices, chunk.indices) for _ in layers]
+            return []
         keys, seen = chunk_keys(chunk, len(layers), device), to_device(seen_before(chunk.counts), device)
-        return [Dropout(layer.p, own, seen) for layer, own in zip(layers, keys, strict=True)]
+        return [Dropout(layer.p, own, seen) for layer, own in zip(layers, keys, strict=True) if layer.p > 0]
 
     def _gradient(self, layers: list[Any], data: Steps, step: int, rows: int, rule: LocalRule) -> None:
         """Forward and backward pass; layers remember their gradients, of the mean loss unless examples are clipped."""

@@ -77,10 +77,10 @@ class Blocks:
     def _predicted(self, name: str, rule: LocalRule, steps: int, width: int, starts: int) -> memory.Prediction | None:
         try:
             return memory.predict(self._task, lambda task: build(task, name), rule, steps, width, starts)
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # what PyTorch raises, of whatever kind; a real error comes again in training
             warnings.warn(
-                f"the memory of this model cannot be predicted, because it looks at values ({error}); if it does not "
-                "fit, blocks are halved until it does",
+                f"the memory of this model cannot be predicted without running it ({error}); if it does not fit, "
+                "blocks are halved until it does",
                 RuntimeWarning,
                 stacklevel=2,
             )

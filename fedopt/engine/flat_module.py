@@ -73,9 +73,12 @@ def _forget_statistics(module: nn.Module) -> None:
 
 
 def _replace_dropout(module: nn.Module) -> list[StreamDropout]:
-    """Put stream dropout in place of dropout; in the order of the module, which numbers the streams."""
+    """Put stream dropout in place of dropout; in the order of the module, which numbers the streams.
+
+    A layer that stands in several places becomes one of its own in each.
+    """
     made = []
-    for name, child in list(module.named_modules()):
+    for name, child in list(module.named_modules(remove_duplicate=False)):
         if type(child) is nn.Dropout and name:
             layer = StreamDropout(child.p)
             layer.train(child.training)

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from fedopt.engine.base import LocalRule
+from fedopt.engine.chains import layers_of, parameters_refusal
 from fedopt.engine.replay import Replay
 from fedopt.engine.static_layers import static_refusal
 from fedopt.engine.tasks import Chunk, LossTask, Trained
 from fedopt.engine.transfer import to_device
 
 MOST_WIDTHS = 4  # batch sizes whose buffers are kept
-MOST_GRAPHS = 64  # captured steps of each
 
 
 class Graphed:
@@ -32,18 +32,16 @@ class Graphed:
 
     Args:
         task: the model and data; the model must be a chain of layers that ``static_refusal`` has nothing against.
-        capture: capture on a CUDA device; otherwise steps run one by one.
     """
 
     name = "graphed"
     preferred_rows = 8
 
-    def __init__(self, task: LossTask, capture: bool = True):
+    def __init__(self, task: LossTask):
         reason = graphed_refusal(task)
         if reason is not None:
             raise ValueError(f"the graphed formulation does not apply: {reason}")
         self._task = task
-        self._capture = capture and task.device.type == "cuda"
         self._replays: dict[int, Replay] = {}
 
     def twin(self) -> Graphed:
@@ -75,8 +73,8 @@ class Graphed:
             least = (0, 0) if found is None else (found.capacity, found.steps)
             capacity, longest = max(least[0], rounded(rows, 16)), max(least[1], _power(max(1, steps)))
             del found  # its memory, before the new one takes its own
-            layers = chain_of(self._task.module)
-            found = Replay(self._task, layers, capacity, longest, width, self._capture, MOST_GRAPHS)
+            layers = layers_of(self._task.module)
+            found = Replay(self._task, layers, capacity, longest, width)
         self._replays[width] = found
         if len(self._replays) > MOST_WIDTHS:
             del self._replays[next(iter(self._replays))]
@@ -85,22 +83,15 @@ class Graphed:
 
 def graphed_refusal(task: LossTask) -> str | None:
     """Why a task cannot be computed by replaying a step, or None."""
-    layers = chain_of(task.module)
+    layers = layers_of(task.module)
     strange = [reason for reason in map(static_refusal, layers) if reason is not None]
     if strange or not any(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
         return f"the model is not a chain of layers it knows ({', '.join(strange) or 'nothing to train'})"
-    if any(not p.requires_grad for p in task.module.parameters()):
-        return "some parameters are frozen"
+    if (reason := parameters_refusal(p for layer in layers for p in layer.parameters())) is not None:
+        return reason
     if task.task.kind not in ("classification", "regression"):
         return f"no closed-form loss gradient for {task.task.kind}"
     return None
-
-
-def chain_of(module: nn.Module) -> list[nn.Module]:
-    """The layers of a (nested) ``nn.Sequential``; anything else is one layer."""
-    if type(module) is nn.Sequential:
-        return [layer for child in module for layer in chain_of(child)]
-    return [module]
 
 
 def rounded(number: int, parts: int) -> int:

@@ -17,6 +17,7 @@ from fedopt.engine.static_layers import StaticConvolution, StaticDropout, Static
 from fedopt.engine.tasks import Chunk, LossTask
 from fedopt.engine.transfer import to_device
 
+MOST_GRAPHS = 64  # captured steps that are kept
 WARM_UP = 2  # steps before a capture, in which libraries set themselves up
 
 
@@ -27,23 +28,14 @@ class Replay:
         task: the model and data.
         layers: the chain.
         capacity, steps, width: upper bounds of rows and steps, and the batch.
-        capture: whether steps are captured as CUDA graphs, one per number of rows and with or without weight decay.
-        most_graphs: that are kept.
+
+    On a CUDA device steps are captured as graphs, one per number of rows and with or without weight decay.
     """
 
-    def __init__(
-        self,
-        task: LossTask,
-        layers: list[nn.Module],
-        capacity: int,
-        steps: int,
-        width: int,
-        capture: bool,
-        most_graphs: int,
-    ):
+    def __init__(self, task: LossTask, layers: list[nn.Module], capacity: int, steps: int, width: int):
         device = task.device
         self.capacity, self.steps, self.width = capacity, steps, width
-        self._task, self._capture, self._most = task, capture, most_graphs
+        self._task = task
         self._seen = torch.zeros(capacity, dtype=torch.int32, device=device)
         used = [layer for layer in layers if type(layer) is not nn.Identity]
         flat_from_the_start = bool(used) and isinstance(used[0], nn.Flatten)
@@ -111,7 +103,7 @@ class Replay:
 
     def step(self, rows: int, decays: bool) -> None:
         """One local step of the first rows, replayed where it was captured."""
-        if not self._capture:
+        if self._task.device.type != "cuda":
             # What a capture puts aside counts where memory is predicted.
             _saved = self._copies() if self._task.device.type == "meta" else None
             self._step(rows, decays)
@@ -119,7 +111,7 @@ class Replay:
         key = (rows, decays)
         graph = self.graphs.pop(key, None) or self._captured(rows, decays)
         self.graphs[key] = graph  # the most recently used is the last
-        if len(self.graphs) > self._most:
+        if len(self.graphs) > MOST_GRAPHS:
             del self.graphs[next(iter(self.graphs))]
         graph()
 

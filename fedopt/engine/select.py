@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fedopt.engine.base import LocalRule
-from fedopt.engine.batched import Batched, has_wide_layer, split_chain
+from fedopt.engine.batched import Batched, batched_refusal
+from fedopt.engine.chains import has_wide_layer
 from fedopt.engine.graphed import Graphed, graphed_refusal
 from fedopt.engine.loop import Loop
 from fedopt.engine.tasks import LossTask
@@ -98,11 +99,7 @@ def _trouble(task: LossTask, name: str) -> str | None:
         return None
     if name == "graphed":
         return graphed_refusal(task)
-    if split_chain(task.module) is None:
-        return "the model is not an nn.Sequential that ends in linear layers"
-    if task.task.kind not in ("classification", "regression"):
-        return f"no closed-form loss gradient for {task.task.kind}"
-    return None
+    return batched_refusal(task, convolutions=task.device.type != "cpu")
 
 
 def build(task: LossTask, name: str) -> Any:

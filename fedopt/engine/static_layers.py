@@ -163,9 +163,9 @@ class StaticMaxPool(_Remembering):
 
 
 class StaticDropout(_Remembering):
-    """Dropout; ``keys`` ``[capacity, 2]`` are loaded with a chunk, ``begins`` ``[capacity]`` change with every step.
+    """Dropout; its ``keys`` ``[capacity, 2]`` are loaded with a chunk.
 
-    Both belong to the layer; ``seen`` is where the step's number of earlier examples stands, int32 ``[capacity]``.
+    ``seen`` is where the number of examples before the step stands, int32 ``[capacity]``, the same for all layers.
     """
 
     remembered = ("_begins",)

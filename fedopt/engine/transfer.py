@@ -65,7 +65,10 @@ def on_device(examples: Examples, device: torch.device) -> tuple[torch.Tensor, t
 
 
 def memory_for_rows(device: torch.device) -> int:
-    """Bytes for rows in work: a sixteenth of the machine's memory (not of the free memory, which changes), or 1 GiB."""
+    """Bytes for rows in work: a quarter of a CUDA device's memory, else a sixteenth of the machine's, at most 1 GiB.
+
+    Of all of it, not of what is free: that changes.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4
     return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16, 2**30)

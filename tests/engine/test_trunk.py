@@ -130,6 +130,67 @@ def test_columns_by_strides_are_those_of_pytorch():
     torch.testing.assert_close((expected * other).sum(), (images * columns.back(other, 7, 9)).sum(), rtol=1e-4, atol=0)
 
 
+class DropsTwice(Model):
+    """One dropout layer in two places."""
+
+    def build(self, task):
+        drop = nn.Dropout(0.5)
+        head = [nn.Linear(36, 8), drop, nn.Tanh(), nn.Linear(8, 8), drop, nn.ReLU()]
+        return nn.Sequential(nn.Flatten(), *head, nn.Linear(8, task.num_outputs))
+
+
+@pytest.mark.parametrize("formulation", ["loop", "batched"])
+def test_a_dropout_layer_in_two_places_has_streams_of_its_own_in_each(tiny, formulation):
+    _, expected = run(tiny, "loop", DropsTwice(), {})
+    torch.rand(7)  # PyTorch's own stream has gone on
+    _, found = run(tiny, formulation, DropsTwice(), {})
+    assert_close(found.updates, expected.updates)
+
+
+class Adapted(Model):
+    """Layers that are frozen, at the front or at the end, or used twice."""
+
+    changed: str
+
+    def build(self, task):
+        front = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()]
+        middle, last = nn.Linear(32, 32), nn.Linear(32, task.num_outputs)
+        twice = [middle, nn.ReLU()] if self.changed == "shared" else []
+        frozen = {"front": front[0], "middle": middle, "last": last}.get(self.changed)
+        if frozen is not None:
+            frozen.requires_grad_(False)
+        return nn.Sequential(*front, middle, nn.ReLU(), *twice, last)
+
+
+@pytest.mark.parametrize("changed", ["front", "middle", "last", "shared"])
+@pytest.mark.parametrize("formulation", ["auto", "batched", "dual", "graphed", "vmap"])
+def test_frozen_and_shared_layers_go_elsewhere(tiny, changed, formulation):
+    _, expected = run(tiny, "loop", Adapted(changed=changed), {})
+    engine, found = run(tiny, formulation, Adapted(changed=changed), {})
+    assert_close(found.updates, expected.updates)
+    if formulation != "vmap":
+        why = "layers share parameters" if changed == "shared" else "some parameters are frozen"
+        assert engine.selection.formulation == "loop" and why in engine.selection.reason
+        with pytest.raises(ValueError, match=f"batched formulation does not apply: {why}; use loop or vmap"):
+            Batched(engine.task, "auto")
+
+
+class TwoTrained(Model):
+    """A trunk of which only one layer is frozen."""
+
+    def build(self, task):
+        front = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1))
+        front[1].requires_grad_(False)
+        return nn.Sequential(front, nn.ReLU(), nn.Flatten(), nn.Linear(32, task.num_outputs))
+
+
+def test_a_trunk_may_be_frozen_in_part(tiny):
+    _, expected = run(tiny, "loop", TwoTrained(), RULES["everything"])
+    engine, found = run(tiny, "batched", TwoTrained(), RULES["everything"])
+    assert engine.selection.formulation == "batched" and engine.formulation._has_trunk
+    assert_close(found.updates, expected.updates)
+
+
 def test_dropout_goes_to_the_loop_rather_than_vmap(tiny):
     engine, _ = run(tiny, "vmap", Images(dropout=0.5), {})
     assert engine.selection.formulation == "loop"
