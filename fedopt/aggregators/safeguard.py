@@ -55,8 +55,8 @@ class Safeguard(Method):
         return (*found, no_bound(self, "values of private functions")) if public.is_private else found
 
     def reply_parts(self) -> tuple[str, ...]:
-        """Those of the inner method; its own question is answered by every work on a function."""
-        return self.inner.reply_parts()
+        """Those of the inner method, and the values at two models."""
+        return (*self.inner.reply_parts(), "values")
 
     def message_parts(self) -> tuple[str, ...]:
         """Those of the inner method."""

@@ -53,7 +53,7 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         "default", description="defaults of the other options: ours, or the authors' program"
     )
 
-    sends = ("update", "control", "correction")
+    sends = ("update", "control", "correction", "values")
 
     @model_validator(mode="before")
     @classmethod

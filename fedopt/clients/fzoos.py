@@ -57,7 +57,7 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         "default", description="defaults of the other options: ours, the paper's formulas, or the authors' program"
     )
 
-    sends = ("update", "correction")
+    sends = ("update", "correction", "values")
 
     @model_validator(mode="before")
     @classmethod

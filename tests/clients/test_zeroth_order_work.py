@@ -241,6 +241,9 @@ def test_wrong_pairs_say_what_to_use():
             Quick({**DIFFERENCES, "method": method}, TWO)
     with pytest.raises(ValueError, match="spsa sends scalars, but aggregator fedavg takes update"):
         Quick(SPSA, {"kind": "fedavg"})
+    no_values = r"sgd sends update, but aggregator safeguard takes update and values .*finite_difference\} or .*fzoos\}"
+    with pytest.raises(ValueError, match=no_values):
+        Quick({"kind": "sgd"}, {"kind": "safeguard"}, data=DIGITS)
 
 
 def test_a_models_loss_is_a_black_box():
