@@ -55,7 +55,7 @@ ROUND_COLUMNS = (
     Column("buffer_size", _INTEGER, "Replies in the buffer when the step was taken."),
     Column("uplink_bytes", _INTEGER, "Bytes sent by clients so far (cumulative).", True),
     Column("downlink_bytes", _INTEGER, "Bytes sent to clients so far (cumulative).", True),
-    Column("queries", _INTEGER, "Evaluations of the objective by zeroth-order clients so far (cumulative)."),
+    Column("queries", _INTEGER, "Evaluations of the objective behind used and rejected replies so far (cumulative)."),
     Column("train_loss", _NUMBER, "Mean loss of the clients' own training in this step.", simulator_only=True),
     Column("test_loss", _NUMBER, "Loss of the global model on the test set; empty when not evaluated.", False, True),
     Column("metric_name", _TEXT, "Name of the task's metric, for example accuracy."),
@@ -101,7 +101,7 @@ UPDATE_COLUMNS = (
     Column("weight", _NUMBER, "Weight in the step; 0 if not used."),
     Column("uplink_bytes", _INTEGER, "Bytes of the reply; 0 if it never arrived.", True),
     Column("downlink_bytes", _INTEGER, "Bytes of the message that started the work.", True),
-    Column("queries", _INTEGER, "Function values behind a used reply; empty for work with gradients."),
+    Column("queries", _INTEGER, "Function values behind a used or rejected reply; empty for work with gradients."),
 )
 
 CLIENT_COLUMNS = (

@@ -37,6 +37,13 @@ class ClientWork(Settings):
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
         """Exact bytes of the reply on the wire."""
 
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """Function values that a client asks for in its ``task``-th task (from 0), for a reply that is then not used.
+
+        0 for work with gradients. For a used reply ``CohortReply.queries`` says what was asked for.
+        """
+        return 0
+
     @abstractmethod
     def normalizer(self, steps: int) -> float:
         """|a_i|_1 of FedNova: how far a constant unit gradient moves the model in ``steps`` steps, over lr."""

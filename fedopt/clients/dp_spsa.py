@@ -83,6 +83,10 @@ class DpSpsa(ClientWork):
         """One float32 per direction."""
         return 4 * int(message.config.get("perturbations", 1))
 
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """2 P."""
+        return 2 * int(message.config.get("perturbations", 1))
+
     def normalizer(self, steps: int) -> float:
         """|a_i|_1 = steps."""
         return float(steps)
@@ -119,7 +123,8 @@ class DpSpsa(ClientWork):
             total = clipped_total(slopes, clipping.clipping_norm)
             noisy = total + clipping.noise_std * draws.normal((slopes.shape[1],), torch.float64)
             replies.append(noisy * slopes.shape[1] / max(1.0, float(plan.denominators[row, 0])))
-        queries = (2 * int(cohort.messages[0].config["perturbations"]),) * len(cohort)
+        tasks = zip(cohort.messages, cohort.steps, cohort.tasks, strict=True)
+        queries = tuple(self.planned_queries(*task) for task in tasks)
         return CohortReply({"scalars": DenseUpdates(torch.stack(replies).float())}, queries=queries)
 
     def _slopes(self, cohort: Cohort, engine: Engine, row: int, batch: torch.Tensor) -> torch.Tensor:

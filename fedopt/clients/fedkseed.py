@@ -43,6 +43,10 @@ class FedKSeed(BlackBoxWork):
         pairs = 8 * steps
         return pairs if message.config.get("pro") else min(4 * int(message.config.get("candidates", 1)), pairs)
 
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """2 tau."""
+        return 2 * steps
+
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Train; part ``accumulated`` ``[rows, K]``, and for Pro ``sizes`` and ``counts`` ``[rows, K]``.
 

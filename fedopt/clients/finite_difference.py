@@ -74,6 +74,14 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
             return 8
         return (8 if self.method == "scaffold2" else 4) * spec.size
 
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """1 + T estimates; one estimate for a correction, 2 values for a check."""
+        if is_check(message):
+            return 2
+        if message.config.get("ask") == "correction":
+            return self.queries_per_estimate()
+        return 1 + steps * self.queries_per_estimate() if steps else 0
+
     def initial_state(self, spec: ParamSpec) -> dict[str, int | None]:
         """Control estimate of the SCAFFOLDs, and whether there is one."""
         return {"control": spec.size, "known": 1} if self.method.startswith("scaffold") else {}

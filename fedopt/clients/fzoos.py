@@ -81,6 +81,14 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         sizes = {"points": spec.size, "correction": self.features, "both": spec.size + self.features}
         return 4 * sizes[message.config.get("ask", "points")]
 
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """Those of the local steps, with the initial ones in the first task; else of the correction or the check."""
+        if is_check(message):
+            return 2
+        if message.config.get("ask") == "correction":
+            return self.queries_around_global()
+        return self.queries_of_local_phase(steps) + (self.initial_queries if task == 0 else 0)
+
     def initial_state(self, spec: ParamSpec) -> dict[str, int | None]:
         """Query log ``[n, d]`` and ``[n]`` float64, own weights ``[M]``, last local point ``[d]``, length scale."""
         return {"points": None, "values": None, "weights": None, "local": None, "lengthscale": None}

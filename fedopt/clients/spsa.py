@@ -69,12 +69,15 @@ class Spsa(BlackBoxWork):
         done = torch.tensor(cohort.steps, device=scalars.device)[:, None]
         step_of = torch.arange(count, device=scalars.device) // int(config["perturbations"])
         scalars = _coded(scalars.where(step_of < done, scalars.new_zeros(())), cohort, str(config["code"]))
+        tasks = zip(cohort.messages, cohort.steps, cohort.tasks, strict=True)
         return CohortReply(
-            {"scalars": DenseUpdates(scalars)}, queries=tuple(self._queries(config, s) for s in cohort.steps)
+            {"scalars": DenseUpdates(scalars)}, queries=tuple(self.planned_queries(*task) for task in tasks)
         )
 
-    def _queries(self, config: Any, done: int) -> int:
-        steps, directions = min(done, int(config["scalar_steps"])), int(config["perturbations"])
+    def planned_queries(self, message: Message, steps: int, task: int) -> int:
+        """2 P, P + 1 or P per local step, by ``scheme``."""
+        steps = min(steps, int(message.config.get("scalar_steps", 1)))
+        directions = int(message.config.get("perturbations", 1))
         return steps * {"central": 2 * directions, "forward": directions + 1, "jvp": directions}[self.scheme]
 
     def _common(self, cohort: Cohort, engine: Engine, rows: list[int], config: Any) -> torch.Tensor:

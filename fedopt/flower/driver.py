@@ -265,6 +265,7 @@ class GridDriver:
 
     def _cancel(self, dispatch_id: int) -> None:
         self.state.kept.pop(dispatch_id, None)
+        self.state.uncollected = {c: last for c, last in self.state.uncollected.items() if last != dispatch_id}
         self._outbox = [sent for sent in self._outbox if sent.dispatch.dispatch_id != dispatch_id]
         sent = self._under_way.of(dispatch_id)
         if sent is not None:

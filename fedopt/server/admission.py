@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedopt.aggregators.base import HOLD, REJECT
-from fedopt.protocol import Arrived, Cancel, Command, Late, Lost
+from fedopt.protocol import Arrived, Cancel, Command, Late, Lost, Outcome
 from fedopt.server.closing import maybe_close
 from fedopt.server.core import Core
 from fedopt.server.state import InFlight
@@ -63,7 +63,7 @@ def late(core: Core, event: Late) -> list[Command]:
     charge(core, flight)
     core.state.uplink_bytes += flight.uplink_bytes
     row = replace(flight, arrived=event.time, downlink_bytes=0)  # sending it was counted in its first row
-    return [core.outcome(row, "duplicate" if event.duplicate else "rejected", 0.0)]
+    return [core.outcome(row, "duplicate", 0.0) if event.duplicate else _rejected(core, row)]
 
 
 def lost(core: Core, event: Lost) -> list[Command]:
@@ -86,13 +86,22 @@ def _admit(core: Core, flight: InFlight, now: Ticks) -> list[Command]:
     if admission == REJECT:
         if not core.immediately():
             core.free(flight.client)
-        return [Cancel(flight.dispatch_id), core.outcome(flight, "rejected", 0.0)]
+        return [Cancel(flight.dispatch_id), _rejected(core, flight)]
     state.put(flight, admitted=admission != HOLD)
     if admission == HOLD:
         return [core.outcome(flight, "held", 0.0)]
     assert not isinstance(admission, str)
     flight.weight, flight.gap = float(admission), meta.gap
     return []
+
+
+def _rejected(core: Core, flight: InFlight) -> Outcome:
+    """The row of a reply that came in vain; its client has asked for its function values all the same."""
+    outcome = core.outcome(flight, "rejected", 0.0)
+    if flight.queries:
+        core.state.queries += flight.queries
+        outcome.row["queries"] = flight.queries
+    return outcome
 
 
 def readmit(core: Core, now: Ticks) -> list[Command]:

@@ -27,7 +27,7 @@ class Core:
         mechanism: privacy mechanism, or None.
         noise: randomness of the mechanism; required with a mechanism.
         affordable: ``(state, next_events) -> reason or None``: refuses a release that would exceed the budget.
-        work_of: ``(client, task, message) -> (num_examples, local_steps, normalizer, uplink_bytes)``.
+        work_of: ``(client, task, message) -> (num_examples, local_steps, normalizer, uplink_bytes, queries)``.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ def _dispatch(core: Core, client: int, now: Ticks) -> list[Command]:
     message = core.method.payload(state.method, client, state.last_version.get(client))
     message = replace(message, config={"version": state.version, **message.config})
     task = state.tasks.get(client, 0)
-    examples, steps, normalizer, uplink = core.work_of(client, task, message)
+    examples, steps, normalizer, uplink, queries = core.work_of(client, task, message)
     message = replace(message, config={**message.config, "local_steps": steps})
     flight = InFlight(
         dispatch_id=state.next_dispatch,
@@ -131,6 +131,7 @@ def _dispatch(core: Core, client: int, now: Ticks) -> list[Command]:
         normalizer=normalizer,
         downlink_bytes=message.num_bytes,
         uplink_bytes=uplink,
+        queries=queries,
     )
     state.next_dispatch += 1
     state.tasks[client] = task + 1

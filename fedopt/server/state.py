@@ -42,6 +42,7 @@ class InFlight:
     arrived: Ticks | None = None
     weight: float = 0.0
     gap: int = 0  # server steps since its client's previous contribution, as its weight counts them
+    queries: int = 0  # function values its client plans to ask for
     charged: bool = False  # whether its client has paid for its own reply
 
 

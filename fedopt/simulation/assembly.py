@@ -202,12 +202,12 @@ def _work_of(
 ) -> Any:
     offsets = data.clients.offsets
 
-    def work_of(client: int, task: int, message: Message) -> tuple[int, int, float, int]:
+    def work_of(client: int, task: int, message: Message) -> tuple[int, int, float, int, int]:
         examples = int(offsets[client + 1] - offsets[client])
         steps = clock.work.steps(client, task, work.planned_steps(examples, message))
         sent = work.reply_bytes(engine.spec, message, steps)
         sent = sent if mechanism is None else mechanism.reply_bytes(engine.spec.size, sent)
-        return examples, steps, work.normalizer(steps), sent
+        return examples, steps, work.normalizer(steps), sent, work.planned_queries(message, steps, task)
 
     return work_of
 

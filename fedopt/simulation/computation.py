@@ -73,8 +73,10 @@ class Computation:
         self.pending[dispatch.dispatch_id] = Pending(dispatch, arrives, state)
 
     def forget(self, dispatch_id: int) -> None:
-        """The reply is not wanted any more."""
-        self.pending.pop(dispatch_id, None)
+        """The reply is not wanted any more: nor is the state it left its client in."""
+        task = self.pending.pop(dispatch_id, None)
+        if task is not None and self.uncollected.get(task.dispatch.client) == dispatch_id:
+            del self.uncollected[task.dispatch.client]
 
     def arrived(self, dispatch_id: int) -> None:
         """The reply is at the server (admitted or held)."""

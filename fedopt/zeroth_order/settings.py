@@ -105,9 +105,16 @@ class FzoosSettings(Section):
 
     def queries_per_round(self) -> int:
         """Function values one client asks for in a round: (1 + T + 5 (T - 1)) + (1 + 50) by default, 107."""
-        active_steps = self.local_steps if self.query_after_last_step else self.local_steps - 1
-        around_global = 1 + min(self.global_active_queries, self.global_candidates)
-        return 1 + self.local_steps + self._active() * active_steps + around_global
+        return self.queries_of_local_phase(self.local_steps) + self.queries_around_global()
+
+    def queries_of_local_phase(self, local_steps: int) -> int:
+        """At the start, after every local step, and active ones."""
+        active_steps = local_steps if self.query_after_last_step else max(0, local_steps - 1)
+        return 1 + local_steps + self._active() * active_steps
+
+    def queries_around_global(self) -> int:
+        """At the new global point and around it, in the second exchange."""
+        return 1 + min(self.global_active_queries, self.global_candidates)
 
     def queries_after_last_point(self) -> int:
         """Active queries that follow the query of x_{r,T}."""

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from virtual_deployment import deploy, scenario
+from virtual_deployment import deploy, scenario, taking
 
 from fedopt.api import Run, simulate
 from fedopt.flower.rules import DeploymentRefused
@@ -38,6 +38,23 @@ def test_a_zeroth_order_scenario_gives_the_simulated_model_and_bytes(name: str, 
     simulated = simulate(chosen, tmp_path / "simulated").summary
     for fact in ("model_sha256", "uplink_bytes", "queries", "status", "warnings"):
         assert summary[fact] == simulated[fact], fact
+
+
+def test_a_rejected_reply_leaves_its_client_as_it_was(tmp_path: Path) -> None:
+    """A client of FZooS is used after a rejection: it goes on from its last used reply, as in the simulation."""
+    chosen = load(
+        ZEROTH_ORDER / "fzoos.yaml",
+        {"run.server_steps": 12, "run.evaluate_every": 12, "engine.device": "cpu", "data.clients": 3,
+         "data.dimension": 6, "client.local_steps": 2, "sampling": {"kind": "uniform", "concurrency": 3},
+         "aggregator": {"kind": "fedbuff", "buffer_size": 1, "max_staleness": 1},
+         "devices": taking(tmp_path, 1.0, 1.75, 2.25)},
+    )  # fmt: skip
+    summary = deploy(chosen, tmp_path)
+    simulated = simulate(chosen, tmp_path / "simulated")
+    assert summary["model_sha256"] == simulated.summary["model_sha256"]
+    statuses = simulated.updates.query("client_id == 1").status.tolist()
+    assert statuses.index("rejected") < len(statuses) - 1 - statuses[::-1].index("admitted")
+    assert summary["queries"] == simulated.summary["queries"]
 
 
 def private(privacy: dict[str, Any], mechanism: dict[str, Any], clients: int = 3, **changes: Any) -> Scenario:

@@ -77,7 +77,7 @@ class Schedule:
             Limits(steps, None if seconds is None else self.clock.ticks(seconds), limit),
             self.clock.ticks_per_second,
             seed,
-            work_of=lambda client, task, message: (1, 1, 1.0, 4),
+            work_of=lambda client, task, message: (1, 1, 1.0, 4, 0),
             mechanism=mechanism,
         )
         engine = SimpleNamespace(spec=ParamSpec(("w",), ((1,),)))

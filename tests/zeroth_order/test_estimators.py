@@ -124,6 +124,12 @@ def test_forward_gradient_is_the_directional_derivative():
     squares = made.gradient.square().sum(1) / GRADIENT.square().sum()
     assert abs(float(squares.mean()) - (D + 2)) < 4 * float(squares.std()) / len(keys) ** 0.5
     assert float(made.base[0]) == pytest.approx(float(quadratic(POINT)))
+    several = draw("gaussian", D, keys, 3)
+    mean = torch.stack([forward_gradient(quadratic, POINT.expand(len(keys), -1), several[:, k, None]).gradient
+                        for k in range(3)]).mean(0)  # fmt: skip
+    together = forward_gradient(quadratic, POINT.expand(len(keys), -1), several)
+    torch.testing.assert_close(together.gradient, mean)
+    assert together.queries == 3
 
 
 def test_different_data_for_the_two_evaluations_inflates_the_variance():
