@@ -28,6 +28,7 @@ from fedopt.simulation.summary import final, known, model_hash
 
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
+FAILURES_LISTED = 20  # the tables count them all
 UPDATE_ROW_BYTES, ROUND_ROW_BYTES = 130, 600
 
 
@@ -80,6 +81,7 @@ class Session:
         self.log = RunLog(directory)
         self.rows = Rows(self.log, withheld, hold_rows, lambda row: self.progress.update(row))
         self.warnings: list[str] = []
+        self._failures = 0
         self._wall_before, self._started_at = 0.0, environment.now()
 
     def run(self, resume: bool = False) -> dict[str, Any]:
@@ -189,9 +191,13 @@ class Session:
 
     def _on_failure(self, message: str) -> None:
         self.rows.failure(message)
+        self._failures += 1
+        if self._failures > FAILURES_LISTED:
+            return
+        if self._failures == FAILURES_LISTED:
+            message += "; further failures are counted as lost, not listed"
         self.progress.note(message)
-        if len(self.warnings) < 100:
-            self.warnings.append(message)
+        self.warnings.append(message)
 
     def _on_step(self, stepped: Stepped, metrics: dict[str, float]) -> str | None:
         run, method = self.scenario.run, self.scenario.aggregator

@@ -16,7 +16,7 @@ from fedopt.engine.base import Cohort
 from fedopt.runlog import RunLogError
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import assemble
-from fedopt.simulation.session import CHECKPOINT, Session
+from fedopt.simulation.session import CHECKPOINT, FAILURES_LISTED, Session
 from fedopt.simulation.summary import model_hash
 from fedopt.types import Message
 from scenarios import BUFFERED, small
@@ -146,6 +146,17 @@ def test_a_client_that_returns_nan_is_lost_and_never_aggregated(
     assert (run.rounds.participants == 11).all() and (run.rounds.lost == 1).all()
     assert "client 5, version 0: the reply holds NaN" in summary["warnings"][0]
     assert torch.isfinite(next(iter(run.parameters().values()))).all()
+
+
+def test_of_many_failures_the_first_are_listed_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, client=5)
+    scenario = small(sampling={"kind": "all"}, run__server_steps=25)
+    run = fedopt.simulate(scenario, out=tmp_path / "run", quiet=False)
+    assert run.summary["lost"] == 25 and len(run.summary["warnings"]) == FAILURES_LISTED == 20
+    assert run.summary["warnings"][-1].endswith("further failures are counted as lost, not listed")
+    assert capsys.readouterr().err.count("holds NaN") == 20
 
 
 def test_a_diverged_model_stops_the_run_with_a_report(tmp_path: Path) -> None:
