@@ -34,6 +34,7 @@ from fedopt.protocol import (
 )
 from fedopt.simulation.assembly import Parts
 from fedopt.simulation.hooks import Hooks
+from fedopt.simulation.pending import no_longer_uncollected
 from fedopt.types import Ticks
 
 
@@ -174,7 +175,7 @@ class GridDriver:
             sent.flight.uplink_bytes = reply.num_bytes
             self._time(sent, reply, now)
         self.state.kept[dispatch.dispatch_id] = reply
-        self.state.uncollected[dispatch.client] = dispatch.dispatch_id
+        self.state.uncollected.setdefault(dispatch.client, []).append(dispatch.dispatch_id)
         return [Arrived(now, dispatch.dispatch_id)]
 
     def _lost(self, sent: Sent, reason: str, now: Ticks) -> list[Event]:
@@ -237,8 +238,7 @@ class GridDriver:
         for meta in command.metas:
             if meta.dispatch_id not in collected.failed:
                 self.state.committed[meta.client] = meta.dispatch_id
-            if self.state.uncollected.get(meta.client) == meta.dispatch_id:
-                del self.state.uncollected[meta.client]
+            no_longer_uncollected(self.state.uncollected, meta.client, meta.dispatch_id)
         for message in collected.failed.values():
             self.hooks.on_failure(message)
         return self.server.on(collected)
@@ -265,7 +265,8 @@ class GridDriver:
 
     def _cancel(self, dispatch_id: int) -> None:
         self.state.kept.pop(dispatch_id, None)
-        self.state.uncollected = {c: last for c, last in self.state.uncollected.items() if last != dispatch_id}
+        for client in [each for each, ids in self.state.uncollected.items() if dispatch_id in ids]:
+            no_longer_uncollected(self.state.uncollected, client, dispatch_id)
         self._outbox = [sent for sent in self._outbox if sent.dispatch.dispatch_id != dispatch_id]
         sent = self._under_way.of(dispatch_id)
         if sent is not None:

@@ -31,7 +31,7 @@ class GridState:
     Args:
         now: time of the last event.
         committed: client -> dispatch whose state the client goes on from.
-        uncollected: client -> its last arrived dispatch that no step has taken yet.
+        uncollected: client -> its arrived dispatches that no step has taken yet, in order.
         timer: (when, tag) of the timer that is set.
         started: whether the run has begun.
         kept: replies that no step has taken yet.
@@ -40,7 +40,7 @@ class GridState:
 
     now: Ticks = 0
     committed: dict[int, int] = field(default_factory=dict)
-    uncollected: dict[int, int] = field(default_factory=dict)
+    uncollected: dict[int, list[int]] = field(default_factory=dict)
     timer: tuple[Ticks, int] | None = None
     started: bool = False
     kept: dict[int, Received] = field(default_factory=dict)

@@ -34,7 +34,7 @@ def order(sent: Sent, parts: Parts, state: GridState, pace: Pace) -> Message:
         "seed": parts.scenario.seed,
         "public": public_facts(server.public),
         "config": dict(dispatch.message.config),
-        "state_from": state.uncollected.get(dispatch.client, state.committed.get(dispatch.client)),
+        "state_from": next(reversed(state.uncollected.get(dispatch.client, [])), state.committed.get(dispatch.client)),
         "mechanism": _told(server.state.mechanism),
     }
     content = encode(dispatch.message.parts, facts)

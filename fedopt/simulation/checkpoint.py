@@ -24,7 +24,9 @@ from pydantic import BaseModel
 from fedopt.simulation import tensor_file
 from fedopt.simulation.tensor_file import Rows
 
-FORMAT = 3  # 3: correlated noise knows the sensitivity of every part; 2: contributions apart from participations
+# 4: all uncollected replies of a client; 3: correlated noise knows the sensitivity of every part; 2: contributions are
+# counted apart from participations.
+FORMAT = 4
 
 
 class CheckpointError(ValueError):

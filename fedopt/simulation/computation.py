@@ -20,7 +20,7 @@ from fedopt.privacy.base import ClientContext, Mechanism, Noise
 from fedopt.privacy.finite import zero_rows
 from fedopt.protocol import NOT_FINITE, Collect, Collected, Dispatch
 from fedopt.rng import generator
-from fedopt.simulation.pending import Computed, Pending, restored, storable
+from fedopt.simulation.pending import Computed, Pending, no_longer_uncollected, restored, storable
 from fedopt.simulation.replies import UNBOUNDED, Gathered, Replies, anonymous, totals_of
 from fedopt.simulation.states import StateStore
 from fedopt.types import Bound, Public, Ticks
@@ -57,31 +57,30 @@ class Computation:
         self.mechanism, self.noise = mechanism, noise
         self.pending: dict[int, Pending] = {}
         self.row_bytes = 4 * engine.spec.size
-        self.uncollected: dict[int, int] = {}  # client -> its last arrived, not yet collected dispatch
+        self.uncollected: dict[int, list[int]] = {}  # client -> its arrived, not yet collected dispatches
 
     def register(self, dispatch: Dispatch, arrives: tuple[Ticks, int]) -> None:
         """Remember a task whose reply will arrive."""
         state = None
         if self.states.names:
-            earlier = self.uncollected.get(dispatch.client)
-            if earlier is not None:
+            earlier = self.uncollected.get(dispatch.client, [])[-1:]
+            if earlier:
                 # The client starts again from the state its last, not yet collected, work left behind.
-                self._compute([earlier])
-                reply = self.pending[earlier].reply
-                state = reply.state if reply else None
+                self._compute(earlier)
+                state = self._reply(earlier[0]).state
             state = state or self.states.get(dispatch.client)
         self.pending[dispatch.dispatch_id] = Pending(dispatch, arrives, state)
 
     def forget(self, dispatch_id: int) -> None:
         """The reply is not wanted any more: nor is the state it left its client in."""
         task = self.pending.pop(dispatch_id, None)
-        if task is not None and self.uncollected.get(task.dispatch.client) == dispatch_id:
-            del self.uncollected[task.dispatch.client]
+        if task is not None:
+            no_longer_uncollected(self.uncollected, task.dispatch.client, dispatch_id)
 
     def arrived(self, dispatch_id: int) -> None:
-        """The reply is at the server (admitted or held)."""
+        """The reply is at the server, which may admit, hold or reject it."""
         if self.states.names and dispatch_id in self.pending:
-            self.uncollected[self.pending[dispatch_id].dispatch.client] = dispatch_id
+            self.uncollected.setdefault(self.pending[dispatch_id].dispatch.client, []).append(dispatch_id)
 
     def storable(self) -> dict[str, Any]:
         """Everything a checkpoint needs."""
@@ -132,8 +131,7 @@ class Computation:
                 queries[i] = task.reply.queries
             if task.reply.state is not None and i not in failed:
                 self.states.put(task.dispatch.client, task.reply.state)
-            if self.uncollected.get(task.dispatch.client) == i:
-                del self.uncollected[task.dispatch.client]
+            no_longer_uncollected(self.uncollected, task.dispatch.client, i)
         return queries
 
     # ---- computing ---------------------------------------------------------------------------------------------

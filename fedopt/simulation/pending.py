@@ -34,6 +34,17 @@ class Computed:
     queries: int
 
 
+def no_longer_uncollected(uncollected: dict[int, list[int]], client: int, dispatch_id: int) -> None:
+    """A step took the reply, or it was rejected: nobody goes on from its state any more for being the last.
+
+    Args:
+        uncollected: client -> its arrived replies that no step has taken, in order; changed in place.
+    """
+    left = [each for each in uncollected.pop(client, []) if each != dispatch_id]
+    if left:
+        uncollected[client] = left
+
+
 def storable(pending: dict[int, Pending]) -> dict[str, Any]:
     """Everything a checkpoint needs; rows of one computed batch stay together, since that decides the bits."""
     batches: dict[int, int] = {}

@@ -46,19 +46,16 @@ class Schedule:
         method, sampler, compute: components.
         clients: population.
         steps: server steps, or None.
-        options: ``seconds`` is the time limit, ``work`` the client work, ``max_participations`` and ``mechanism`` go to
-            the server, all others to the devices.
+        options: ``seconds`` is the time limit, ``work`` the client work and ``states`` the sizes of its states,
+            ``max_participations`` and ``mechanism`` go to the server, all others to the devices.
     """
 
     def __init__(
         self, method: Any, sampler: Any, compute: Any, clients: int, steps: int | None, seed: int = 0, **options: Any
     ):
         limit = options.pop("max_participations", None)
-        mechanism, seconds, work = (
-            options.pop("mechanism", None),
-            options.pop("seconds", None),
-            options.pop("work", None),
-        )
+        mechanism, seconds, work = (options.pop(name, None) for name in ("mechanism", "seconds", "work"))
+        states = StateStore(options.pop("states", {}))
         self.clock = DeviceClock(devices(compute, **options), Fleet(seed, clients, np.ones(clients, dtype=np.int64)))
         public = Public(
             num_clients=clients,
@@ -81,7 +78,7 @@ class Schedule:
             mechanism=mechanism,
         )
         engine = SimpleNamespace(spec=ParamSpec(("w",), ((1,),)))
-        computation = Computation(engine, work or ZeroWork(), public, seed, 10_000, 1 << 30, StateStore({}))
+        computation = Computation(engine, work or ZeroWork(), public, seed, 10_000, 1 << 30, states)
         self.rows: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.simulator = Simulator(self.server, computation, self.clock, lambda n: 1, self._step, self.rows.append)
