@@ -25,7 +25,7 @@ class Rows:
     def __init__(self, log: RunLog, withheld: frozenset[str], hold: bool, on_round: Callable[[Row], None]):
         self._log, self._withheld, self._hold, self._on_round = log, withheld, hold, on_round
         self.waiting: list[tuple[str, Row]] = []  # (table, row)
-        self.counts = {"dispatches": 0, "admitted": 0, "lost": 0, "not_finite": 0}
+        self.counts = {"admitted": 0, "lost": 0, "failures": 0, "not_finite": 0}
 
     @property
     def ended(self) -> int:
@@ -40,6 +40,7 @@ class Rows:
 
     def failure(self, message: str) -> None:
         """What is said of a reply that fails."""
+        self.counts["failures"] += 1
         self.counts["not_finite"] += NOT_FINITE in message
 
     def round(self, row: Row) -> None:

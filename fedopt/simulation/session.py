@@ -81,7 +81,6 @@ class Session:
         self.log = RunLog(directory)
         self.rows = Rows(self.log, withheld, hold_rows, lambda row: self.progress.update(row))
         self.warnings: list[str] = []
-        self._failures = 0
         self._wall_before, self._started_at = 0.0, environment.now()
 
     def run(self, resume: bool = False) -> dict[str, Any]:
@@ -191,10 +190,10 @@ class Session:
 
     def _on_failure(self, message: str) -> None:
         self.rows.failure(message)
-        self._failures += 1
-        if self._failures > FAILURES_LISTED:
+        failures = self.rows.counts["failures"]  # those before a resume included
+        if failures > FAILURES_LISTED:
             return
-        if self._failures == FAILURES_LISTED:
+        if failures == FAILURES_LISTED:
             message += "; further failures are counted as lost, not listed"
         self.progress.note(message)
         self.warnings.append(message)

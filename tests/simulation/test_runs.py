@@ -157,6 +157,19 @@ def test_of_many_failures_the_first_are_listed_and_all_are_counted(
     assert run.summary["lost"] == 25 and len(run.summary["warnings"]) == FAILURES_LISTED == 20
     assert run.summary["warnings"][-1].endswith("further failures are counted as lost, not listed")
     assert capsys.readouterr().err.count("holds NaN") == 20
+    on_step = Session._on_step
+
+    def stopping(self: Session, stepped: Any, metrics: dict[str, float]) -> str | None:
+        answer = on_step(self, stepped, metrics)
+        if stepped.step == 23:
+            raise Interrupt
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_on_step", stopping)
+        with pytest.raises(Interrupt):
+            run_to_end(scenario, tmp_path / "cut")
+    assert run_to_end(scenario, tmp_path / "cut", resume=True)["warnings"] == run.summary["warnings"]
 
 
 def test_a_diverged_model_stops_the_run_with_a_report(tmp_path: Path) -> None:
