@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from run import _cpu_name
 from torch.nn import functional
 from zeroth_order_loops import PROGRAM, SETTINGS, loop_round, program_round
 
@@ -216,10 +217,9 @@ def main() -> None:
     date = datetime.date.today().isoformat()
     stem = chosen.out / f"zeroth-order-{date}"
     old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").exists() else {"measured": {}}
-    cpu = next(x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x)
     results = {
-        "date": date, "cpu": cpu, "cores": os.cpu_count(), "threads": chosen.threads, "torch": torch.__version__,
-        "python": platform.python_version(), "measured": old["measured"],
+        "date": date, "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": chosen.threads,
+        "torch": torch.__version__, "python": platform.python_version(), "measured": old["measured"],
     }  # fmt: skip
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.what or benches:
