@@ -30,8 +30,8 @@ class UserFunction(DataSet):
     | false | ``f(client, point)``, point ``[d]`` float64 | a number |
     | true | ``f(clients, points)``, ``[cohort]`` and ``[cohort, queries, d]`` NumPy arrays | ``[cohort, queries]`` |
 
-    Every point that is asked for during training is one query; evaluating F for the log is not. With ``lower: 0`` and
-    ``upper: 1`` zeroth-order clients may keep their iterates in the cube.
+    Points are the function's own copies. Every point that is asked for during training is one query; evaluating F for
+    the log is not. With ``lower: 0`` and ``upper: 1`` zeroth-order clients may keep their iterates in the cube.
     """
 
     function: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:name of a function or a class")
@@ -126,9 +126,10 @@ class UserObjective:
         import torch
 
         who = np.asarray([int(c) for c in clients], dtype=np.int64)
-        where = points.detach().to("cpu", torch.float64).numpy()
+        # Copies both ways: the function may write into its argument, and fill one result again and again.
+        where = np.array(points.detach().to("cpu", torch.float64).numpy())
         if self.settings.vectorised:
-            found = np.asarray(self.function(who, where), dtype=np.float64)
+            found = np.array(self.function(who, where), dtype=np.float64)
         else:
             rows = zip(who.tolist(), where, strict=True)
             found = np.array([[self._number(self.function(c, point)) for point in row] for c, row in rows])

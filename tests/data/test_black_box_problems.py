@@ -26,6 +26,26 @@ class Bowls:
         return ((points - self.step * clients[:, None, None]) ** 2).sum(-1)
 
 
+def bowl_that_clears(client: int, point: np.ndarray) -> float:
+    point -= client
+    found = float((point**2).sum())
+    point[:] = 0
+    return found
+
+
+class ClearingBowls:
+    """Clears its argument, and returns the same array every time."""
+
+    def __init__(self):
+        self.kept = np.zeros((2, 5))
+
+    def __call__(self, clients: np.ndarray, points: np.ndarray) -> np.ndarray:
+        self.kept[:] = ((points - clients[:, None, None]) ** 2).sum(-1)
+        points[...] = 0
+        clients[...] = 0
+        return self.kept
+
+
 def shapeless(clients: np.ndarray, points: np.ndarray) -> float:
     return 1.0
 
@@ -49,6 +69,19 @@ def test_user_functions_vectorised_or_not_agree():
     assert torch.equal(one.values([3, 1], points), many.values([3, 1], points))
     assert one.value(torch.zeros(3)) == pytest.approx(3 * (0 + 1 + 4 + 9) / 4)
     assert one.initial(0).tolist() == [0.5] * 3 and not one.has_gradients
+
+
+@pytest.mark.parametrize("name, vectorised", [("bowl_that_clears", False), ("ClearingBowls", True)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_function_that_writes_into_its_argument_changes_nothing_outside(name, vectorised, dtype):
+    settings = UserFunction(function=f"{HERE}:{name}", dimension=3, clients=4, vectorised=vectorised)
+    objective, plain = settings.load(0).objective, UserFunction(function=f"{HERE}:bowl", dimension=3).load(0).objective
+    points, other, clients = torch.rand(2, 5, 3, dtype=dtype), torch.rand(1, 5, 3, dtype=dtype), [3, 1]
+    before, shared = points.clone(), other.expand(2, -1, -1)  # one point in memory for two clients
+    first, second = objective.values(clients, points), objective.values(clients, shared)
+    assert torch.equal(points, before) and clients == [3, 1]
+    assert torch.equal(first, plain.values(clients, before))
+    assert torch.equal(second, plain.values(clients, shared)) and second.max() > 0
 
 
 def test_user_function_refusals():
