@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedopt.own_code import own_failure
 from fedopt.scenario import Scenario, ScenarioError, load
 
 if TYPE_CHECKING:
@@ -124,8 +125,10 @@ def simulate(
     Raises:
         ScenarioError: the scenario has problems; all of them are listed.
         RunLogError: the run directory cannot be written.
+        FileNotFoundError, ValueError: data, model or machine do not fit; the run directory is removed again unless a
+            server step is finished.
     """
-    from fedopt.simulation.session import Session
+    from fedopt.runlog import withdrawn_if_refused
 
     loaded = scenario if isinstance(scenario, Scenario) else load(scenario, overrides)
     base = Path(out) if out is not None else DEFAULT_OUT
@@ -133,16 +136,28 @@ def simulate(
     if unfinished is not None:
         return resume_run(unfinished, quiet=quiet)
     directory = new_run_directory(loaded, base)
+    with withdrawn_if_refused(directory, _is_refusal):
+        directory = _run_anew(loaded, directory, quiet, data)
+    if is_first_process():
+        _audit(directory, loaded)
+    return Run(directory)
+
+
+def _run_anew(scenario: Scenario, directory: Path, quiet: bool, data: Any) -> Path:
+    """Run to the end; the directory, which rank 0 names under torchrun."""
     if _is_one_of_many():
         from fedopt.simulation.distributed import run_sharded
 
-        directory = run_sharded(loaded, directory, quiet, resume=False)
-        if not is_first_process():
-            return Run(directory)
-    else:
-        Session(loaded, directory, quiet=quiet, data=data).run()
-    _audit(directory, loaded)
-    return Run(directory)
+        return run_sharded(scenario, directory, quiet, resume=False)
+    from fedopt.simulation.session import Session
+
+    Session(scenario, directory, quiet=quiet, data=data).run()
+    return directory
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error says that scenario, data or machine do not fit, and not that a component of one's own failed."""
+    return isinstance(error, (FileNotFoundError, ValueError)) and own_failure(error) is None
 
 
 def _is_one_of_many() -> bool:

@@ -5,6 +5,7 @@
 
 from fedopt.runlog.files import RunLogError, check_writable, write_atomically
 from fedopt.runlog.reader import read_clients, read_rounds, read_summary, read_updates, run_state
+from fedopt.runlog.unbegun import withdrawn_if_refused
 from fedopt.runlog.writer import Position, RunLog
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "read_summary",
     "read_updates",
     "run_state",
+    "withdrawn_if_refused",
     "write_atomically",
 ]
