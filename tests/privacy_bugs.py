@@ -80,6 +80,20 @@ def half_the_noise_later(scenario, data, noise):
     return half_the_noise(scenario, data, noise, first_step=3)
 
 
+def no_noise_later(scenario, data, noise):
+    """The first two releases are right, all later ones have no noise and say so; the ledger charges the whole."""
+
+    class Mechanism(Spoilt):
+        def release(self, *args):
+            whole = self.inner.release(*args)
+            exact = self.inner.model_copy(update={"noise_multiplier": 0.0}).release(*args)
+            return whole if args[2] < 3 else exact._replace(events=whole.events)
+
+    made = _clean(scenario, data, noise)
+    made.server.mechanism = Mechanism(made.server.mechanism)
+    return made
+
+
 def noise_after_the_optimiser(scenario, data, noise):
     """The optimiser sees the exact mean; its result gets the noise."""
     made = _clean(scenario, data, noise)

@@ -22,16 +22,15 @@ def noise_scale(probe: Probe) -> tuple[bool | None, str]:
     if probe.scenario.privacy.trust == "shuffle":  # type: ignore[union-attr]
         return None, "the randomness of shuffled messages is not one scale; the one-run audit covers it"
     trace = probe.run(0.0, 1)
-    claims = {row["step"]: row.get("noise_std") or 0.0 for row in trace.rows}
-    usual = next((std for std in claims.values() if std), 0.0)
-    if not usual:
+    claims = {row["step"]: row["noise_std"] for row in trace.rows if row.get("noise_std")}
+    if not claims:
         return None, "no noise is claimed"
+    usual = next(iter(claims.values()))
     charged = min((_charged_multiplier(event) for event in probe.events), default=0.0)
-    said = [row["noise_multiplier"] for row in trace.rows if claims[row["step"]] and row.get("noise_multiplier")]
+    said = [row["noise_multiplier"] for row in trace.rows if row.get("noise_multiplier") is not None]
     if not probe.local and min(said, default=charged) < charged * (1 - 1e-6):
         return False, f"a release has noise multiplier {min(said):.4g}, the ledger charges {charged:.4g}"
-    noise = _noise_by_step(probe, trace)
-    judged = [_judge(values, std) for step, values in noise.items() if (std := claims.get(step, usual))]
+    judged = [_judge(values, claims.get(step, usual)) for step, values in _noise_by_step(probe, trace).items()]
     if not judged:
         return None, "no reply was released in the probed steps"
     return next((found for found in judged if not found[0]), judged[0])
@@ -79,10 +78,14 @@ def _charged_multiplier(event: Event) -> float:
 
 
 def _noise_by_step(probe: Probe, trace: Trace) -> dict[int, torch.Tensor]:
-    """Step -> noise of its release (or of the single replies made for it) when nobody contributes."""
+    """Step -> noise of its release (or of the single replies made for it) when nobody contributes.
+
+    Noise in shares leaves a release of no replies without any, which tells nothing.
+    """
     if not probe.local:
-        steps = [row["step"] for row in trace.rows]
-        return {step: probe.released(trace, index) for index, step in enumerate(steps)}
+        in_shares = probe.scenario.privacy.trust == "distributed"  # type: ignore[union-attr]
+        kept = [(i, row["step"]) for i, row in enumerate(trace.rows) if row["participants"] or not in_shares]
+        return {step: probe.released(trace, index) for index, step in kept}
     replies: dict[int, list[torch.Tensor]] = {}
     for step, _, reply in trace.replies:
         replies.setdefault(step, []).append(reply.double().cpu())

@@ -16,6 +16,7 @@ BUGS = {
     "no_clipping": (ROUNDS, "clipping"),
     "half_the_noise": (ROUNDS, "noise_scale"),
     "half_the_noise_later": (ROUNDS, "noise_scale"),
+    "no_noise_later": (ROUNDS, "noise_scale"),
     "noise_after_the_optimiser": (ADAM, "noise_before_optimiser"),
     "same_noise_reused": (ROUNDS, "fresh_noise"),
     "weights_by_num_examples": (ROUNDS, "sensitivity"),
