@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,6 +95,12 @@ class Privacy(Section):
     hypothetical_population: int | None = Field(
         None, ge=1, description="account as if there were this many clients; every report says so"
     )
+
+    def epsilon_limit(self) -> tuple[str, float]:
+        """Key and value of the smallest epsilon that must not be exceeded; infinite where none is given."""
+        limits = {"max_epsilon": self.max_epsilon, "target_epsilon": self.target_epsilon}
+        given = [(name, limit) for name, limit in limits.items() if limit is not None]
+        return min(given, key=lambda item: item[1], default=("max_epsilon", math.inf))
 
 
 class Run(Section):

@@ -8,7 +8,7 @@ times are equal and ceilings are exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -223,3 +223,7 @@ class Public:
     concurrency: int | None = None
     dimension: int | None = None
     seconds_for_equal_work: Any = None  # sequence of Fraction or float
+
+    def closed_by(self, close: Close) -> Public:
+        """The same constants under a close rule: where a step takes a fixed number of replies, it expects that many."""
+        return replace(self, expected_cohort=float(close.k)) if isinstance(close, Count) else self

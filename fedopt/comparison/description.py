@@ -154,21 +154,11 @@ class Described:
         return _message(self.where, path, message)
 
 
-def load_description(source: str | Path | dict[str, Any]) -> Described:
-    """Read a comparison file, or a mapping with paths relative to the working directory.
-
-    Raises:
-        ScenarioError: every problem of the file, each with file and line; not those of its runs.
-    """
-    described, errors = read_description(source)
-    if errors or described is None:
-        raise ScenarioError(errors)
-    return described
-
-
 def read_description(source: str | Path | dict[str, Any]) -> tuple[Described | None, list[str]]:
     """Read a comparison, and what is wrong with it.
 
+    Args:
+        source: a file, or the same as a mapping with paths relative to the working directory.
     Returns:
         The comparison, without what is wrong with it, so that its runs can be checked too; None where nothing is left
         to check. And every problem of the file, each with file and line.

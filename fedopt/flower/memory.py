@@ -33,7 +33,7 @@ class Memory:
     def tensors(self, name: str) -> dict[str, torch.Tensor] | None:
         """A group of tensors, or None."""
         record = self._records.array_records.get(f"fedopt.tensors.{name}")
-        return None if record is None else {key: _tensor(key, array) for key, array in record.items()}
+        return None if record is None else {key: _tensor(array) for key, array in record.items()}
 
     def put_tensors(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         """Remember a group of tensors."""

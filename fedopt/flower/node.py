@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +19,8 @@ from fedopt.engine.base import Cohort, UpdateBatch
 from fedopt.engine.engine import CohortEngine
 from fedopt.flower.codes import NotFinite, shrink
 from fedopt.flower.memory import Memory
-from fedopt.flower.own_facts import NodeRefusal, checked_public, knowing_itself
-from fedopt.privacy.base import ClientContext, Mechanism
+from fedopt.flower.own_facts import NodeRefusal, checked_public
+from fedopt.privacy.base import ClientContext, Counted, Mechanism, Tally
 from fedopt.privacy.finite import zero_rows
 from fedopt.privacy.mechanisms._integers import IntegerUpdates
 from fedopt.privacy.system_noise import SystemNoise
@@ -163,12 +164,9 @@ class Node:
             events.setdefault(str(client), {})[order.digest.hex()] = made
         privacy = self.scenario.privacy
         assert privacy is not None
-        limits = {"max_epsilon": privacy.max_epsilon, "target_epsilon": privacy.target_epsilon}
-        for name, limit in limits.items():
-            if limit is None:
-                continue
-            own = knowing_itself(public, self.data, client)
-            profile = _own_profile(mechanism, mine, events.get(str(client), {}), client, own, self.scenario)
+        name, limit = privacy.epsilon_limit()
+        if limit < math.inf:
+            profile = _own_profile(mechanism, mine, events.get(str(client), {}), client, public, self.scenario)
             if epsilon_of(profile, privacy.relation, privacy.delta, privacy.accountant) > limit:
                 raise NodeRefusal(f"client {client}: this task would exceed {name} = {limit:g}")
         self.memory.put("ledger", ledger)
@@ -195,7 +193,9 @@ class Node:
         )
         reply = work.work(cohort, engine)  # type: ignore[arg-type]
         if reply.states is not None:
-            self._keep_state(client, int(facts["dispatch"]), {n: v[0] for n, v in reply.states.items()})
+            assert before is not None
+            after = {name: values[0] for name, values in reply.states.items()}
+            self._keep_state(client, int(facts["dispatch"]), after if _is_finite(reply.parts) else before)
         metrics = {name: float(values[0]) for name, values in reply.metrics.items()}
         return dict(reply.parts), metrics, reply.queries[0] if reply.queries else 0
 
@@ -225,8 +225,7 @@ class Node:
         self, order: Order, mechanism: Mechanism, parts: dict[str, UpdateBatch], noise: SystemNoise, public: Public
     ) -> dict[str, UpdateBatch]:
         """The client's half of the mechanism, before anything leaves the node; there is always a reply."""
-        finite = all(math.isfinite(float(batch.norms()[0])) for batch in parts.values())
-        parts = zero_rows(parts, [finite])
+        parts = zero_rows(parts, [_is_finite(parts)])
         facts = order.facts
         context = ClientContext(
             (int(facts["client"]),), (int(facts["task"]),), int(facts["step"]), noise, public, (1.0,)
@@ -235,6 +234,11 @@ class Node:
         state = mechanism.init(public.dimension or dimension, public)
         known = {name: value for name, value in facts.get("mechanism", {}).items() if name in state._fields}
         return dict(mechanism.on_client(parts, context, state._replace(**known)).parts)
+
+
+def _is_finite(parts: Mapping[str, UpdateBatch]) -> bool:
+    """Whether the one reply is: its numbers, and the norms of its parts."""
+    return all(math.isfinite(float(batch.norms()[0])) for batch in parts.values())
 
 
 def only_row(batch: UpdateBatch) -> torch.Tensor:
@@ -249,11 +253,12 @@ def _own_profile(
     client: int,
     public: Public,
     scenario: Scenario,
-) -> tuple[tuple[Any, int], ...]:
+) -> Counted:
     """Events of the tasks a client has paid for: its local steps, or what each of its replies was."""
+    from fedopt.privacy.client_ledgers import client_profiles
     from fedopt.privacy.events import from_dict
 
     if mechanism.client_ledgers:
-        event = mechanism.step_event(client, public, scenario)  # type: ignore[attr-defined]
-        return ((event, sum(paid.values())),)
+        tally = Tally(local_steps={client: sum(paid.values())})
+        return client_profiles(tally, mechanism, public, scenario).get(client, ())
     return tuple(Counter(from_dict(event) for task in events.values() for event in task).items())

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedopt.data.base import FederatedData
 from fedopt.scenario import Scenario
-from fedopt.types import Count, Public
+from fedopt.types import Public
 
 
 class NodeRefusal(RuntimeError):
@@ -78,13 +78,6 @@ def checked_public(facts: dict[str, Any], scenario: Scenario, data: FederatedDat
     return public
 
 
-def knowing_itself(public: Public, data: FederatedData, client: int) -> Public:
-    """The constants with the client's own number of examples, which it may use for its own ledger."""
-    counts = np.zeros(public.num_clients, dtype=np.int64) if public.num_examples is None else public.num_examples.copy()
-    counts[client] = data.clients.sizes()[client]
-    return replace(public, num_examples=counts)
-
-
 def _from_scenario(scenario: Scenario, clients: int, size: int) -> Public:
     public = Public(
         num_clients=clients,
@@ -95,5 +88,4 @@ def _from_scenario(scenario: Scenario, clients: int, size: int) -> Public:
         concurrency=scenario.sampling.slots(clients),
         dimension=size,
     )
-    close = scenario.aggregator.plan(None, public).close
-    return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
+    return public.closed_by(scenario.aggregator.plan(None, public).close)

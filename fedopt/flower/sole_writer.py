@@ -27,7 +27,7 @@ def sole_writer(
     Args:
         directory: exists.
         patience_s: seconds to wait for another holder to end.
-        sleep: waits; replaced where time is virtual.
+        sleep: waits; replaced in tests.
     Raises:
         RunLogError: another process still holds it.
     """

@@ -146,13 +146,15 @@ def tensors_of(
         if forms[name] != form:
             have = forms[name]
             raise WireError(f"part {name!r} is {have.dtype}{list(have.shape)}, expected {form.dtype}{list(form.shape)}")
-    return {name: _tensor(name, array) for name, array in content.array_records[PARTS].items()}
+    found = {name: _tensor(array) for name, array in content.array_records[PARTS].items()}
+    for name, tensor in found.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise WireError(f"part {name!r} holds {NOT_FINITE} values")
+    return found
 
 
-def _tensor(name: str, array: Array) -> torch.Tensor:
+def _tensor(array: Array) -> torch.Tensor:
     values = np.frombuffer(array.data, dtype=_TYPES[array.dtype][0]).reshape(array.shape)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise WireError(f"part {name!r} holds {NOT_FINITE} values")
     native = values.astype(values.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(native)
 

@@ -126,30 +126,33 @@ class PrivacyAccounting:
             state: the server's state.
             events: what the next release costs.
         """
-        limits = {"max_epsilon": self.privacy.max_epsilon, "target_epsilon": self.privacy.target_epsilon}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        if not given:
+        name, limit = self.privacy.epsilon_limit()
+        if math.isinf(limit) or (self._exact_planned <= limit and self._is_planned(state.tally, events)):
             return None
-        name, limit = min(given.items(), key=lambda item: item[1])
         for profile in self._next_profiles(state.tally, events):
-            if not self._is_planned(profile, limit) and not self.spending.affords(profile, limit):
+            if not self.spending.affords(profile, limit):
                 return (
                     f"the next release would exceed {name} = {limit:g} (spent: epsilon "
                     f"{self.exact(state.tally):.4f} at delta {self.privacy.delta:g})"
                 )
         return None
 
-    def _is_planned(self, profile: Counted, limit: float) -> bool:
-        """Whether the plan costs at least as much and keeps within the limit: nothing to compose then."""
-        if self.participations is None or self._exact_planned > limit:
+    def _is_planned(self, tally: Tally, events: tuple[Event, ...]) -> bool:
+        """Whether the plan surely costs at least as much as the run with its next release: nothing to compose then."""
+        if not self.participations:
             return False
-        if self.mechanism.client_ledgers:
-            return all(count <= (self._planned_count(event) or 0) for event, count in profile)
-        return covers(self.planned_profiles()[0], profile)
+        if self.mechanism.client_ledgers:  # of those who have not begun, one task is in every plan
+            return all(
+                self._steps_ahead(client, done) <= self.participations * self._steps_of(client)
+                for client, done in tally.local_steps.items()
+            )
+        (planned,) = self.planned_profiles()
+        return all(covers(planned, profile) for profile in self._next_profiles(tally, events))
 
     @cached_property
     def _exact_planned(self) -> float:
-        return self.exact_planned()
+        """Epsilon after the planned run; infinite for one without an end."""
+        return math.inf if self.participations is None else self.exact_planned()
 
     @property
     def most_participations(self) -> int | None:
@@ -162,15 +165,16 @@ class PrivacyAccounting:
         return self.participations
 
     def _next_profiles(self, tally: Tally, events: tuple[Event, ...]) -> list[Counted]:
-        limit = self.most_participations
         if self.mechanism.client_ledgers:
-            ahead = Tally(local_steps=dict(tally.local_steps))
-            for client in range(self.public.num_clients):
-                steps, done = self._steps_of(client), ahead.local_steps.get(client, 0)
-                if limit is None or done < limit * steps:
-                    ahead.local_steps[client] = done + steps
-            return self.profiles(ahead)
+            clients, done = range(self.public.num_clients), tally.local_steps
+            return self.profiles(Tally(local_steps={c: self._steps_ahead(c, done.get(c, 0)) for c in clients}))
+        limit = self.most_participations
         return [with_next(profile, events, self.probability, limit) for profile in self.profiles(tally)]
+
+    def _steps_ahead(self, client: int, done: int) -> int:
+        """Local steps of a client that has done so many, after one more task if it may take part again."""
+        steps, limit = self._steps_of(client), self.most_participations
+        return done + steps if limit is None or done < limit * steps else done
 
     # ---- asked by the log --------------------------------------------------------------------------------------
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedopt.types import Count, Public
+from fedopt.types import Public
 
 if TYPE_CHECKING:
     from fedopt.scenario import Scenario
@@ -29,8 +28,7 @@ def public_of(scenario: Scenario) -> Public | None:
         expected_ceil=lambda period: [1.0] * clients,
         concurrency=scenario.sampling.slots(clients),
     )
-    close = scenario.aggregator.plan(None, public).close
-    return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
+    return public.closed_by(scenario.aggregator.plan(None, public).close)
 
 
 def _assumed_sizes(scenario: Scenario, clients: int) -> Any:

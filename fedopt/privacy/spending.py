@@ -45,14 +45,11 @@ class Spending:
 
     Args:
         relation, delta, accountant: as in the scenario.
-        planned: event -> count at which the value is exact whatever the grid (None: not known), or one for all.
+        planned: event -> count at which the value is exact whatever the grid; None where that is not known.
     """
 
-    def __init__(
-        self, relation: Relation, delta: float, accountant: str, planned: int | Callable[[Event], int | None] | None
-    ):
-        self.relation, self.delta, self.accountant = relation, delta, accountant
-        self._planned: Callable[[Event], int | None] = planned if callable(planned) else lambda event: planned
+    def __init__(self, relation: Relation, delta: float, accountant: str, planned: Callable[[Event], int | None]):
+        self.relation, self.delta, self.accountant, self._planned = relation, delta, accountant, planned
         self._affordable: dict[tuple[Event, float], int] = {}
         self._curves: dict[Event, np.ndarray] = {}
 

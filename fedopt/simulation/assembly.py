@@ -21,7 +21,7 @@ from fedopt.simulation.computation import Computation
 from fedopt.simulation.expected_times import LISTED_CLIENTS, equal_work_seconds, expected_ceil, expected_seconds
 from fedopt.simulation.fleet import DeviceClock
 from fedopt.simulation.states import StateStore
-from fedopt.types import Count, Message, ParamSpec, Public
+from fedopt.types import Message, ParamSpec, Public
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,7 @@ def _public(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Publ
         seconds_for_equal_work=equal_work_seconds(scenario, data, clock),
         concurrency=scenario.sampling.slots(clients),
     )
-    close = scenario.aggregator.plan(None, public).close
-    return replace(public, expected_cohort=float(close.k)) if isinstance(close, Count) else public
+    return public.closed_by(scenario.aggregator.plan(None, public).close)
 
 
 def _limits(scenario: Scenario, clock: DeviceClock) -> Limits:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedopt.comparison.api import checked_description
-from fedopt.comparison.description import Tune, load_description
+from fedopt.comparison.description import Tune
 from fedopt.comparison.expansion import expand, override, run_key
 from fedopt.comparison.tuning import candidates
 from fedopt.scenario import ScenarioError
@@ -48,7 +48,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 
 
 def test_levels_apply_to_private_variants_and_seeds_to_all(tmp_path: Path) -> None:
-    runs = expand(load_description(write(tmp_path, GOOD)))
+    runs = expand(checked_description(write(tmp_path, GOOD)))
     assert [run.label for run in runs] == [
         "plain, seed 0",
         "plain, seed 4",
@@ -65,7 +65,7 @@ def test_levels_apply_to_private_variants_and_seeds_to_all(tmp_path: Path) -> No
 
 
 def test_noise_multipliers_replace_the_mechanisms(tmp_path: Path) -> None:
-    runs = expand(load_description(write(tmp_path, GOOD.replace("epsilons: [1, 8]", "noise_multipliers: [0.5, 2]"))))
+    runs = expand(checked_description(write(tmp_path, GOOD.replace("epsilons: [1, 8]", "noise_multipliers: [0.5, 2]"))))
     assert runs[-1].scenario.privacy.mechanism.noise_multiplier == 2.0  # type: ignore[union-attr, attr-defined]
     assert runs[-1].cell.label == "private, noise multiplier 2"
 
@@ -73,7 +73,7 @@ def test_noise_multipliers_replace_the_mechanisms(tmp_path: Path) -> None:
 def test_several_bases_and_a_mapping_from_python() -> None:
     base = {"data": {"kind": "digits"}, "model": {"kind": "logistic_regression"}, "client": {"kind": "sgd", "lr": 0.1}}
     bases = {"short": base | {"run": {"server_steps": 1}}, "long": base | {"run": {"server_steps": 9}}}
-    runs = expand(load_description({"name": "n", "bases": bases, "variants": {"a": None}, "seeds": [0]}))
+    runs = expand(checked_description({"name": "n", "bases": bases, "variants": {"a": None}, "seeds": [0]}))
     assert [(r.label, r.scenario.run.server_steps) for r in runs] == [("short / a, seed 0", 1), ("long / a, seed 0", 9)]
 
 
@@ -148,7 +148,7 @@ def test_problems_of_runs_stand_where_they_were_caused(tmp_path: Path) -> None:
     assert any(p.startswith("c.yaml:5:") and "did you mean fedavg?" in p for p in found)
     (tmp_path / "base.yaml").write_text(BASE.replace("server_steps: 6", "server_stops: 6"))
     with pytest.raises(ScenarioError) as caught:
-        expand(load_description(tmp_path / "c.yaml"))
+        checked_description(tmp_path / "c.yaml")
     assert any("base.yaml:5:" in p and "did you mean server_steps?" in p for p in caught.value.problems)
 
 

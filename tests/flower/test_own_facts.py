@@ -15,14 +15,14 @@ import torch
 from flwr.app import RecordDict
 from virtual_deployment import scenario
 
+from fedopt.data.base import ClientIndex
 from fedopt.flower.memory import Memory
 from fedopt.flower.node import Node, Order
-from fedopt.flower.own_facts import NodeRefusal, knowing_itself, public_facts
+from fedopt.flower.own_facts import NodeRefusal, public_facts
 from fedopt.protocol import Dispatch, Started
 from fedopt.scenario import Scenario
 from fedopt.simulation.assembly import assemble
 from fedopt.simulation.fleet import ReadyNow
-from fedopt.types import Public
 
 EXAMPLE = {"unit": "example", "relation": "zero_out_one", "delta": 1e-5, "trust": "local"}
 MECHANISM = {"kind": "dp_sgd", "clipping_norm": 1.0, "noise_multiplier": 1.0}
@@ -94,15 +94,6 @@ def test_a_server_that_claims_what_is_not_so_gets_nothing(claim: str, value: Any
     assert not charged(node)
 
 
-def test_the_ledger_counts_with_the_nodes_own_number_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is charged is what was drawn: the node's data, also where the message was not looked at."""
-    data = DP_SGD.data.load(DP_SGD.seed)
-    public = Public(3, 3.0, True, np.array([10**6, 1, 1]))
-    assert knowing_itself(public, data, 0).num_examples.tolist() == [int(data.clients.sizes()[0]), 1, 1]
-    assert public.num_examples.tolist() == [10**6, 1, 1]
-    assert knowing_itself(replace(public, num_examples=None), data, 0).num_examples[0] == data.clients.sizes()[0]
-
-
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_number_of_steps_makes_a_reply_free(steps: int) -> None:
     for chosen in (DP_SGD, DP_SPSA):
@@ -118,6 +109,14 @@ CALIBRATED = scenario(
         "target_epsilon": 4.0,
         "mechanism": {"kind": "local_gaussian"},
     }
+)
+SCAFFOLD = scenario(
+    privacy={
+        "relation": "zero_out_one",
+        "mechanism": {"kind": "gaussian", "clipping_norm": 0.5, "noise_multiplier": 1.0},
+    },
+    client={"kind": "scaffold", "lr": 0.1, "batch_size": 8, "steps": 4},
+    aggregator={"kind": "scaffold"},
 )
 DIFF2 = scenario(
     privacy={
@@ -153,6 +152,21 @@ def test_a_server_that_asks_for_more_than_was_planned_gets_nothing():
     assert len(charged(node)) == 3
 
 
+def test_a_client_without_examples_has_nothing_to_pay_for():
+    """Its batches would be all of its examples: at that rate it would refuse what was planned for the others."""
+    chosen = scenario(
+        privacy={**EXAMPLE, "target_epsilon": 4.0, "mechanism": {"kind": "dp_sgd"}},
+        client={"kind": "dp_sgd", "lr": 0.1, "batch_size": 8, "steps": 4},
+    )
+    data = chosen.data.load(chosen.seed)
+    held = [data.clients.of(client) for client in range(3)]
+    data = replace(data, clients=ClientIndex.from_lists([held[0][:0], *held[1:]]))
+    node = Node(chosen, data, Memory(RecordDict()))
+    for number in range(3):
+        order = order_of(chosen, bytes([number]), num_examples=data.clients.sizes().tolist())
+        assert torch.isfinite(node.work(order).parts["update"]).all()
+
+
 def test_a_node_pays_for_the_kind_of_round_it_makes_its_noise_for():
     """One restart and two differences were planned, half of the budget each: two restarts leave nothing."""
     node = node_of(DIFF2)
@@ -167,11 +181,29 @@ def test_a_node_pays_for_the_kind_of_round_it_makes_its_noise_for():
         asked(DIFF2, other, 2, False)
 
 
+def spoilt(chosen: Scenario, memory: Memory) -> Node:
+    """A node whose work gives NaN, whichever of client 0's examples are drawn."""
+    data = chosen.data.load(chosen.seed)
+    inputs = data.train.inputs.copy()
+    inputs[data.clients.of(0)] = np.nan
+    return Node(chosen, replace(data, train=replace(data.train, inputs=inputs)), memory)
+
+
 def test_a_reply_that_is_not_finite_leaves_as_zero_and_noise() -> None:
     """Whether a reply exists must not tell that a record has an enormous feature."""
-    data = LOCAL.data.load(LOCAL.seed)
-    inputs = data.train.inputs.copy()
-    inputs[data.clients.of(0)] = np.nan  # whichever are drawn
-    spoilt = replace(data, train=replace(data.train, inputs=inputs))
-    sent = Node(LOCAL, spoilt, Memory(RecordDict())).work(order_of(LOCAL)).parts["update"]
+    sent = spoilt(LOCAL, Memory(RecordDict())).work(order_of(LOCAL)).parts["update"]
     assert torch.isfinite(sent).all() and float(sent.std()) == pytest.approx(2 * 0.5, rel=0.1)
+
+
+def test_after_a_reply_that_was_not_finite_a_client_goes_on_from_the_state_it_had() -> None:
+    """As in simulations: a kept NaN would end the next task with an error, which tells of the record."""
+    memory, dispatched = Memory(RecordDict()), order_of(SCAFFOLD)
+    later = replace(order_of(SCAFFOLD, b"two"), facts={**dispatched.facts, "dispatch": 3, "state_from": 0})
+    first = spoilt(SCAFFOLD, memory).work(dispatched).parts
+    assert {name: float(part.norm()) for name, part in first.items()} == {"update": 0.0, "control": 0.0}
+    second = spoilt(SCAFFOLD, memory).work(later).parts
+    assert float(second["update"].norm()) == 0.0
+    last = replace(later, facts={**later.facts, "dispatch": 5, "state_from": 3}, digest=b"three")
+    mended, fresh = Node(SCAFFOLD, SCAFFOLD.data.load(SCAFFOLD.seed), memory).work(last), node_of(SCAFFOLD)
+    expected = fresh.work(replace(last, facts={**last.facts, "state_from": None})).parts
+    assert all(torch.equal(part, expected[name]) and part.norm() > 0 for name, part in mended.parts.items())

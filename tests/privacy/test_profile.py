@@ -107,6 +107,8 @@ def test_a_covered_ledger_costs_no_more(seed):
     assert not covers(cheaper, planned) or moved == (0, 0)
     assert covers(planned, planned) and covers(planned, ())
     assert not covers((), ((GaussianEvent(1.0), 1),))
+    dear, cheap = ((GaussianEvent(1.0), 1), (GaussianEvent(2.0), 1)), ((GaussianEvent(1.0), 1), (GaussianEvent(3.0), 5))
+    assert not covers(cheap, dear)  # the second costliest is dearer, though each alone has a place
     assert not covers(((PoissonSampled(0.1, GaussianEvent(1.0)), 9),), ((PoissonSampled(0.2, GaussianEvent(1.0)), 1),))
 
 
@@ -122,7 +124,7 @@ def test_only_undominated_client_ledgers_are_composed():
 
 def test_the_live_epsilon_is_a_monotone_upper_bound_that_ends_exact():
     event = PoissonSampled(0.05, GaussianEvent(1.0))
-    spending = Spending("zero_out_one", 1e-5, "pld", planned=300)
+    spending = Spending("zero_out_one", 1e-5, "pld", planned=lambda event: 300)
     shown = [spending.bound(((event, n),)) for n in range(1, 301)]
     assert all(b >= a for a, b in itertools.pairwise(shown))
     for n in (1, 7, 100, 299):
@@ -132,7 +134,7 @@ def test_the_live_epsilon_is_a_monotone_upper_bound_that_ends_exact():
 
 def test_a_budget_is_affordable_up_to_the_last_release_that_fits():
     event = PoissonSampled(0.05, GaussianEvent(1.0))
-    spending = Spending("zero_out_one", 1e-5, "pld", planned=None)
+    spending = Spending("zero_out_one", 1e-5, "pld", planned=lambda event: None)
     limit = spending.exact(((event, 40),)) * (1 + 1e-6)
     assert spending.affords(((event, 40),), limit)
     assert not spending.affords(((event, 41),), limit)
