@@ -100,8 +100,10 @@ class DeComFL(SeedLogMethod):
         inner = batch.bound("scalars") if public.is_private else Bound(float("inf"))
         factor = self.staleness.max_weight() / denominator
         bound = Bound(inner.l2 * factor, inner.l1 * factor, inner.linf * factor) if public.is_private else None
-        empty = torch.zeros(self.local_steps * self.perturbations, dtype=torch.float64, device=state.params.device)
-        made: Reduced = {f"scalars@{len(state.bits) - 1}": (empty, bound)} if public.is_private else {}
+        made: Reduced = {}
+        if public.is_private and not batch.metas:  # a step without survivors releases noise all the same
+            empty = torch.zeros(self.local_steps * self.perturbations, dtype=torch.float64, device=state.params.device)
+            made[f"scalars@{len(state.bits) - 1}"] = (empty, bound)
         for version in sorted({meta.version for meta in batch.metas}):
             rows = [i for i, meta in enumerate(batch.metas) if meta.version == version]
             total = batch.part("scalars").take(rows).rows().double()

@@ -8,6 +8,7 @@ import torch
 from fedopt.aggregators.base import REJECT
 from fedopt.aggregators.decomfl import DeComFL
 from fedopt.aggregators.one_byte import OneByte
+from fedopt.types import Public
 from fedopt.zeroth_order.directions import Directions
 from fedopt.zeroth_order.spsa import direction_key
 
@@ -57,6 +58,21 @@ def test_bytes_are_applied_by_worker_and_task_with_the_weight_of_their_staleness
     assert [r.key for r in moved.records] == [direction_key(seed, *name) for name in ((7, 0), (4, 2), (5, 2))]
     reverse = drive.step(method, started(method, drive, 3), [(0.0,)] * 3, metas[::-1], scalars=scalars.flip(0))
     assert torch.equal(moved.params, reverse.params)
+
+
+def test_private_steps_release_what_was_measured_and_no_noise_beside_it(drive):
+    """Noise is added to every part: none along the current directions if all replies are of an older version."""
+    public = Public(num_clients=4, expected_cohort=2, is_private=True)
+    method = DeComFL(buffer_size=2, perturbations=3)
+    state = started(method, drive, 3)
+    batch = drive.admitted(method, state, [(0.0,)] * 2, [drive.meta(0, version=1), drive.meta(1, version=2)],
+                           clipped=0.5, scalars=torch.ones(2, 3))  # fmt: skip
+    reduced = method.reduce(state, batch, public)
+    assert sorted(reduced) == ["scalars@1", "scalars@2"]
+    assert [bound.l2 for _, bound in reduced.values()] == [0.25, 0.25]
+    nobody = method.reduce(state, drive.admitted(method, state, [], [], clipped=0.5, scalars=torch.ones(0, 3)), public)
+    ((name, (value, bound)),) = nobody.items()
+    assert (name, value.tolist(), bound.l2) == ("scalars@3", [0.0] * 3, 0.25)
 
 
 @pytest.mark.parametrize("method", [DeComFL(buffer_size=2, max_staleness=2), OneByte(buffer_size=2, max_staleness=2)])

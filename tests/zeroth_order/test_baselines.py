@@ -53,6 +53,9 @@ def test_fedprox_without_its_term_and_scaffold_without_correction_are_fedzo():
     first = baselines.local_phase(START, objective, settings(method="fedprox"), KEYS, first_round=True)
     alone = baselines.control_correction(fedzo.mean_estimate[:1], fedzo.mean_estimate[:1].mean(0))
     scaffold = baselines.local_phase(START[:1], objective, settings(method="scaffold2"), KEYS[:1], alone)
+    drift = torch.ones(CLIENTS, D, dtype=torch.float64)
+    start = baselines.local_phase(START, objective, settings(method="scaffold1"), KEYS, drift, first_round=True)
+    assert torch.equal(fedzo.points, start.points)
     assert torch.equal(fedzo.points, prox.points) and torch.equal(fedzo.points, first.points)
     assert torch.equal(fedzo.points[:1], scaffold.points)
 
@@ -114,6 +117,12 @@ def test_reference_estimate_is_d_times_smaller_which_only_adam_forgives():
     torch.testing.assert_close(fast.points, slow.points, atol=1e-6, rtol=1e-6)
     reference = FiniteDifferenceSettings.reference("fedprox")
     assert (reference.directions, reference.project) == ("orthogonal_unscaled", False)
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "distinct_coordinates"])
+def test_forward_gradients_along_a_whole_frame_are_the_gradient(kind):
+    made = baselines.estimate_at(START, objective, settings(scheme="jvp", directions=kind, count=D), KEYS)
+    torch.testing.assert_close(made.gradient, 2 * (START - CENTRES))
 
 
 @pytest.mark.parametrize("kind", ["coordinate", "distinct_coordinates"])
