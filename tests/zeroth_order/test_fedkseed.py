@@ -84,3 +84,8 @@ def test_pro_prefers_seeds_with_large_scalars():
     # Means 1000/2, 4/2, 0: min-max scaled 1, 0.004, 0.
     expected = torch.softmax(torch.tensor([1.0, 0.004, 0.0], dtype=torch.float64), 0)
     torch.testing.assert_close(fedkseed.pro_probabilities(history), expected, rtol=1e-6, atol=1e-9)
+    # A skipped step is no measurement. Means 1003/3, 4/2, 6/2 lie between 2 and 1003/3.
+    seeds, scalars = torch.tensor([[0, 1, 2]]), torch.tensor([[3.0, 0.0, 6.0]])
+    history = fedkseed.pro_update(history, fedkseed.LocalWork(seeds, scalars, scalars != 0, torch.zeros(1, 1), 0))
+    expected = torch.softmax(torch.tensor([1.0, 0.0, 1 / (1003 / 3 - 2)], dtype=torch.float64), 0)
+    torch.testing.assert_close(fedkseed.pro_probabilities(history), expected, rtol=1e-6, atol=1e-9)

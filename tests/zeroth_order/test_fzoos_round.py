@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -207,6 +209,29 @@ def test_bound_minimiser_limits():
     assert float(phases[2].gammas[0][0]) > float(phases[1].gammas[0][0])
 
 
+def test_the_bound_has_decayed_by_the_steps_before_the_round():
+    """Round r comes after (r - 1) T steps; kappa is 1 / l^2 of the first length scale."""
+    rule = GammaRule(rule="bound_minimiser", contraction=0.9, heterogeneity=3.0, feature_error=0.25)
+    chosen = settings(gamma=rule, local_steps=4, lengthscales=(0.5, 1.0))
+    *_, phases, _ = play(chosen, 3, num_clients=7)
+    omega = D + 2 * (math.sqrt(D) + 1) * math.log(20)
+    for number in (2, 3):
+        wanted = 3 / (3 + 2 * omega * 4 * 0.9 ** ((number - 1) * 4) + 2 * 7 * 0.25)
+        assert [float(g[0]) for g in phases[number - 1].gammas] == pytest.approx([wanted] * 4)
+
+
+def test_every_draw_of_a_round_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    asked, whole = [], fzoos.uniform
+
+    def watched(keys, count, index, *more):
+        asked.append((tuple(keys), index))
+        return whole(keys, count, index, *more)
+
+    monkeypatch.setattr(fzoos, "uniform", watched)
+    play(settings(uncertainty="random", local_steps=4, query_after_last_step=True), 2)
+    assert len(asked) == 1 + 2 * 2 * (4 + 1) and len(set(asked)) == len(asked)
+
+
 def test_projection_keeps_queries_in_the_box():
     outside = settings(optimizer=LocalOptimizer(learning_rate=0.2))
     _, _, counter, *_ = play(outside, 2)
@@ -221,7 +246,7 @@ def test_active_queries_take_the_highest_scores(score):
     _, _, _, log, phases, _ = play(chosen, 1)
     keys, every = fzoos.round_keys(SEED, range(CLIENTS), 9), torch.arange(CLIENTS)
     before, point = log.rows(every), START.expand(CLIENTS, -1)
-    local, scales = point - 0.2, phases[0].lengthscales
+    local, scales = point - torch.linspace(0.05, 0.35, D, dtype=torch.float64), phases[0].lengthscales
     after, asked = fzoos.active_queries_at(log.rows(every), START, local, objective, chosen, keys, scales)
     assert asked == 5
     # The same candidates, scored with the surrogate that knows the value at the global point.
