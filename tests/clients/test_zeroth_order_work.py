@@ -113,6 +113,19 @@ def test_other_gamma_rules_go_down(rule):
     assert run.values[-1] < run.values[0]
 
 
+@pytest.mark.parametrize("exchanges", [1, 2])
+def test_clients_are_told_the_round_by_which_uncertainty_has_decayed(exchanges, monkeypatch: pytest.MonkeyPatch):
+    seen, whole = [], fzoos_round.bound_minimiser
+
+    def watched(settings, dimension, clients, past_steps):
+        seen.append((clients, past_steps))
+        return whole(settings, dimension, clients, past_steps)
+
+    monkeypatch.setattr(fzoos_round, "bound_minimiser", watched)
+    Quick({**FZOOS, "gamma": {"rule": "bound_minimiser"}}, {**TWO, "exchanges": exchanges}, steps=3 * exchanges)
+    assert seen == [(N, 3)] * 3 + [(N, 6)] * 3
+
+
 def test_variants_are_named_and_can_be_overridden():
     paper = scenario({"kind": "fzoos", "variant": "paper", "features": 9}, TWO).client
     assert paper.window is None and paper.global_active_queries == 0 and paper.features == 9
