@@ -29,7 +29,7 @@ class Safeguard(Method):
     """Keeps the old model unless the clients' mean value at the new one is smaller; wraps another aggregator.
 
     After every new version the same clients are asked for their values at the old and the new model (2 queries, 8 d
-    bytes down, 8 bytes up each; a server step of phase ``check``). If the mean did not fall, ``params <- previous``.
+    bytes down, 16 bytes up each; a server step of phase ``check``). If the mean did not fall, ``params <- previous``.
     Compared is what the inner method gives as its result. Where that is not its current model (an average of iterates,
     the second sequence of an accelerated method), the whole inner state goes back; else everything but the model stays.
 

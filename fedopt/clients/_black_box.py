@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Values = Callable[["torch.Tensor"], "torch.Tensor"]  # points [cohort or 1, queries, d] -> values [cohort, queries]
 
 CHECK = "check"  # phase in which the server compares two points by their values
+CHECK_BYTES = 16  # two values as float64
 
 
 class BlackBoxWork(ClientWork):
@@ -163,7 +164,7 @@ def is_check(message: Message) -> bool:
 
 
 def check_reply(cohort: Cohort, engine: Engine, work: BlackBoxWork) -> CohortReply:
-    """Values ``[rows, 2]`` at ``params`` and ``previous``; two queries per client, 8 bytes up."""
+    """Values ``[rows, 2]`` at ``params`` and ``previous``; float64, as a difference of float32 values is lost."""
     import torch
 
     points = torch.stack([cohort.stacked("params"), cohort.stacked("previous")], dim=1).to(engine.device)

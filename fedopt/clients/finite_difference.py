@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from fedopt.clients._black_box import (
+    CHECK_BYTES,
     BlackBoxWork,
     check_reply,
     groups,
@@ -69,9 +70,9 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         return int(message.config.get("local_steps", self.local_steps))
 
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
-        """One float32 per coordinate; scaffold2 sends its control as well; 8 for a check."""
+        """One float32 per coordinate; scaffold2 sends its control as well; 16 for a check."""
         if is_check(message):
-            return 8
+            return CHECK_BYTES
         return (8 if self.method == "scaffold2" else 4) * spec.size
 
     def planned_queries(self, message: Message, steps: int, task: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from fedopt.clients._black_box import BlackBoxWork, check_reply, groups, in_unit_cube, is_check
+from fedopt.clients._black_box import CHECK_BYTES, BlackBoxWork, check_reply, groups, in_unit_cube, is_check
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.rng import key
 from fedopt.types import Message, ParamSpec
@@ -75,9 +75,9 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         return int(message.config.get("local_steps", self.local_steps))
 
     def reply_bytes(self, spec: ParamSpec, message: Message, steps: int) -> int:
-        """One float32 per coordinate of the point (d) and per feature (M), whichever is asked for; 8 for a check."""
+        """One float32 per coordinate of the point (d) and per feature (M), whichever is asked for; 16 for a check."""
         if is_check(message):
-            return 8
+            return CHECK_BYTES
         sizes = {"points": spec.size, "correction": self.features, "both": spec.size + self.features}
         return 4 * sizes[message.config.get("ask", "points")]
 

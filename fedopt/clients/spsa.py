@@ -135,9 +135,9 @@ def _coded(scalars: torch.Tensor, cohort: Cohort, code: str) -> torch.Tensor:
 
     if code == "float32":
         return scalars
-    if code == "sign":
-        return scalars.sign()
     finite = torch.isfinite(scalars)
+    if code == "sign":
+        return scalars.sign().where(finite, scalars)  # the sign of NaN is 0
     if code == "byte":
         return one_byte.decode(one_byte.encode(scalars.where(finite, scalars.new_zeros(())))).where(finite, scalars)
     made = scalars.clone()

@@ -60,6 +60,25 @@ def test_bytes_are_applied_by_worker_and_task_with_the_weight_of_their_staleness
     assert torch.equal(moved.params, reverse.params)
 
 
+def test_local_steps_move_along_directions_of_their_own(drive):
+    """K = 2 steps of P = 3 directions: scalar k P + p belongs to direction k P + p of the version's stream."""
+    method = DeComFL(local_steps=2, perturbations=3, step_size=0.3)
+    scalars = torch.tensor([[1.0, 2.0, -1.0, 4.0, -8.0, 0.5], [3.0, 0.0, 1.0, -2.0, 2.0, 0.5]])
+    moved = drive.step(method, started(method, drive, 2), [(0.0,)] * 2, [drive.meta(i, version=2) for i in range(2)],
+                       scalars=scalars)  # fmt: skip
+    wanted = -0.3 / 3 * along([2.0, 1.0, 0.0, 1.0, -3.0, 0.5], drive.public.seed, 2)
+    torch.testing.assert_close(moved.params, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_private_round_divides_by_the_expected_cohort_whoever_replied(drive):
+    """Two of four came: the number of replies is no public constant, so it decides neither value nor bound."""
+    public, method = Public(num_clients=9, expected_cohort=4, is_private=True), DeComFL(perturbations=2)
+    state = started(method, drive, 0)
+    batch = drive.admitted(method, state, [(0.0,)] * 2, clipped=0.5, scalars=torch.tensor([[1.0, 2.0], [3.0, -6.0]]))
+    ((name, (value, bound)),) = method.reduce(state, batch, public).items()
+    assert (name, value.tolist(), bound.l2) == ("scalars@0", [1.0, -1.0], 0.125)
+
+
 def test_private_steps_release_what_was_measured_and_no_noise_beside_it(drive):
     """Noise is added to every part: none along the current directions if all replies are of an older version."""
     public = Public(num_clients=4, expected_cohort=2, is_private=True)

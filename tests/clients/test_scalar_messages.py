@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zeroth_order_runs import COMFL, QUADRATICS, SPSA, D, N, Quick
+from zeroth_order_runs import COMFL, QUADRATICS, SPSA, STREAM, D, N, Quick
 
 from fedopt.zeroth_order import message_costs as costs
 
@@ -80,6 +80,24 @@ def test_bytes_with_joins_absences_and_losses(kind):
         assert row["downlink_bytes"] == cost, (kind, row)
         heard[asked] = version
     assert run.rounds[-1]["downlink_bytes"] == sum(row["downlink_bytes"] for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["decomfl", "one_byte"])
+def test_asynchronous_bytes_name_who_measured_what(kind):
+    """Step s made version s of version s - 1; a reader lacks the records of all steps after its last message."""
+    method = {"decomfl": {"perturbations": 3}, "one_byte": {"count": 2}}[kind]
+    run = Quick(SPSA, {"kind": kind, "step_size": 0.003, "buffer_size": 2, "join": "log", **method}, steps=20, **STREAM)
+    heard: dict[int, int] = {}
+    for row in sorted(run.updates, key=lambda row: (row["dispatched_s"], row["version"])):
+        asked, since = row["client_id"], heard.get(row["client_id"], 0)
+        made = [r for r in run.updates if since <= r["step"] - 1 < row["version"]]
+        if kind == "decomfl":  # a record of 3 scalars and a seed for every version that replies started from
+            cost = (4 * 3 + 8) * len({(r["step"], r["version"]) for r in made}) + 8
+        else:  # two scalars, and 8 bytes for worker and task, of everybody else
+            cost = (2 + 8) * sum(r["client_id"] != asked for r in made)
+        assert row["downlink_bytes"] == cost, row
+        heard[asked] = row["version"]
+    assert any(row["staleness"] for row in run.updates)
 
 
 def test_joining_takes_the_weights_where_the_log_is_longer():

@@ -154,6 +154,18 @@ def test_a_tie_takes_no_step_or_a_step_forward():
     assert torch.allclose((taken.params - taken.start).abs(), torch.full((4,), 0.1))
 
 
+def test_a_loss_that_is_not_a_number_is_no_vote():
+    """Its reply fails, as that of every other method; the sign of NaN would be an abstention that nobody notices."""
+    monkey = {"kind": "user_function", "function": f"{__name__}:broken", "dimension": 3, "clients": 3}
+    run = Quick(SPSA, {"kind": "feedsign", "step_size": 0.1}, steps=2, data=monkey, failures=4)
+    assert [row["status"] for row in run.updates] == ["failed", "failed", "admitted"] * 2
+    assert len(run.state.records) == 2
+
+
+def broken(client: int, point: np.ndarray) -> float:
+    return float(point.sum()) if client == 2 else float("nan")
+
+
 @pytest.mark.parametrize("name", ["central", "forward", "fedkseed"])
 def test_differences_of_a_function_are_not_lost_in_float32(name, monkeypatch: pytest.MonkeyPatch):
     """A quadratic 10,000 above 0, whose float32 values are 1e-3 apart: no slope of radius 1e-4 would survive."""

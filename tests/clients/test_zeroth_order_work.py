@@ -67,6 +67,13 @@ def test_corrections_cancel_in_the_mean():
     assert torch.allclose(own.mean(0), run.state.correction, atol=1e-5)
 
 
+@pytest.mark.parametrize("exchanges", [1, 2])
+def test_the_server_moves_by_its_rate_times_the_mean(exchanges):
+    whole, half = (Quick(FZOOS, {**TWO, "exchanges": exchanges, "server_lr": lr}, steps=1) for lr in (1.0, 0.5))
+    torch.testing.assert_close(half.params - half.start, (whole.params - whole.start) / 2, rtol=1e-5, atol=1e-7)
+    assert float((whole.params - whole.start).norm()) > 0.01
+
+
 def test_one_exchange_fits_weights_around_the_clients_own_last_point():
     """A window of 6 of the 24 queries: those nearest to the end of the local steps, not to their start."""
     client = {**FZOOS, "global_active_queries": 0, "global_candidates": 0, "feature_window": 6,
@@ -242,6 +249,10 @@ def test_safeguard_never_rises_and_counts_its_queries():
     checked = kept.values[1::2]
     assert all(after <= before + 1e-9 for before, after in pairwise(checked))
     assert kept.rounds[-1]["queries"] == 6 * N * (16 + 2)
+    assert kept.rounds[-1]["uplink_bytes"] == 6 * N * (4 * D + 16)
+    assert kept.rounds[-1]["downlink_bytes"] == 6 * N * (4 * D + 8 * D)
+    both = Quick(FZOOS, {"kind": "safeguard", "inner": TWO}, steps=6)
+    assert both.rounds[-1]["uplink_bytes"] == 2 * N * (4 * D + 16 + 4 * 60)
 
 
 def test_wrong_pairs_say_what_to_use():

@@ -40,6 +40,13 @@ def test_a_zeroth_order_scenario_gives_the_simulated_model_and_bytes(name: str, 
         assert summary[fact] == simulated[fact], fact
 
 
+def test_a_check_of_the_safeguard_travels_as_counted(tmp_path: Path) -> None:
+    chosen = load(ZEROTH_ORDER / "fedzo.yaml", {**SHORT, "run.server_steps": 4, "aggregator": {"kind": "safeguard"}})
+    summary, simulated = deploy(chosen, tmp_path), simulate(chosen, tmp_path / "simulated").summary
+    for fact in ("model_sha256", "uplink_bytes", "queries"):
+        assert summary[fact] == simulated[fact], fact
+
+
 def test_a_rejected_reply_leaves_its_client_as_it_was(tmp_path: Path) -> None:
     """A client of FZooS is used after a rejection: it goes on from its last used reply, as in the simulation."""
     chosen = load(
