@@ -43,6 +43,7 @@ class Quick:
         self.rounds: list[dict[str, Any]] = []
         self.updates: list[dict[str, Any]] = []
         self.values: list[float] = []
+        self.losses: list[float] = []  # what clients report of their own function, step by step
         self.failures: list[str] = []
         simulator = Simulator(
             self.parts.server, self.parts.computation, self.parts.clock, lambda n: n, self._step,
@@ -53,6 +54,7 @@ class Quick:
 
     def _step(self, stepped: Any, metrics: Any) -> None:
         self.rounds.append(stepped.row)
+        self.losses.append(metrics.get("train_loss", float("nan")))
         self.values.append(self.parts.engine.evaluate(self.state.params)["loss"])
 
     @property

@@ -133,6 +133,15 @@ def test_clients_are_told_the_round_by_which_uncertainty_has_decayed(exchanges, 
     assert seen == [(N, 3)] * 3 + [(N, 6)] * 3
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_fzoos_reports_its_value_at_the_local_and_then_at_the_global_point(last):
+    """Also where active queries follow the last of either; here F(x) is the mean of all clients' values."""
+    run = Quick({**FZOOS, "query_after_last_step": last}, TWO, steps=1)
+    local = torch.stack([run.parts.computation.states.get(i)["local"] for i in range(N)])
+    values = run.parts.data.objective.values(range(N), local[:, None])
+    assert run.losses == [pytest.approx(float(values.mean()), rel=1e-6), pytest.approx(run.values[1], rel=1e-5)]
+
+
 def test_variants_are_named_and_can_be_overridden():
     paper = scenario({"kind": "fzoos", "variant": "paper", "features": 9}, TWO).client
     assert paper.window is None and paper.global_active_queries == 0 and paper.features == 9
