@@ -120,6 +120,20 @@ def test_other_gamma_rules_go_down(rule):
     assert run.values[-1] < run.values[0]
 
 
+def test_the_oracle_is_told_the_gradient_of_the_mean(monkeypatch: pytest.MonkeyPatch):
+    seen, whole = [], fzoos_round.oracle_length
+
+    def watched(gradient, correction, target):
+        seen.append(target)
+        return whole(gradient, correction, target)
+
+    monkeypatch.setattr(fzoos_round, "oracle_length", watched)
+    run = Quick({**FZOOS, "gamma": {"rule": "oracle"}, "local_steps": 1}, TWO, steps=2)
+    at = run.params.double()  # where the second round starts
+    Quick({**FZOOS, "gamma": {"rule": "oracle"}, "local_steps": 1}, TWO, steps=4)
+    torch.testing.assert_close(seen[0], (20 * (2 * (20 * at - 10) + 1) / (10 * D)).expand(N, -1))
+
+
 @pytest.mark.parametrize("exchanges", [1, 2])
 def test_clients_are_told_the_round_by_which_uncertainty_has_decayed(exchanges, monkeypatch: pytest.MonkeyPatch):
     seen, whole = [], fzoos_round.bound_minimiser
