@@ -43,7 +43,8 @@ class Fzoos(BlackBoxWork, FzoosSettings):
 
     Guarantees: all clients of a round are one batch. Queries per round and client are 1 + T + 5 (T - 1), and 1 + 50
     for the second exchange, by default. With aggregator fedavg nothing is corrected. A client that has no weights yet
-    is not corrected; a client that was away keeps its log and weights (the paper has full participation only).
+    is not corrected; a client that was away keeps its log and weights (the paper has full participation only). On a
+    model's loss all queries of a task see one batch, that of the next task another.
 
     References: Shu et al. 2023, Federated Zeroth-Order Optimization using Trajectory-Informed Surrogate Gradients,
     arXiv:2308.04077.

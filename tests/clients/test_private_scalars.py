@@ -35,7 +35,7 @@ def test_dpzero_pays_through_the_ledger_and_is_logged():
     found = run.parts.server.affordable.exact(run.parts.server.state.tally)
     wanted = epsilon_of(((PoissonSampled(0.2, GaussianEvent(2.0)), 3),), "add_or_remove_one", 1e-5, "pld")
     assert found == pytest.approx(wanted, rel=1e-6)
-    assert run.updates[0]["uplink_bytes"] == 12
+    assert (run.updates[0]["uplink_bytes"], run.updates[0]["queries"]) == (12, 6)
 
 
 def test_dpzero_noise_has_its_size_and_is_no_function_of_the_directions():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from zeroth_order_runs import COMFL, DIFFERENCES, DIGITS, FZOOS, LOGGED, SPSA, STREAM, TWO, N, Quick
 
+from fedopt.clients import _black_box
 from fedopt.server.core import Core
 
 DPZERO = {"kind": "dp_spsa", "sampling_probability": 0.2, "batch_size": 30}
@@ -40,6 +42,37 @@ def test_what_a_task_will_ask_for_is_what_its_reply_has_asked_for(name, monkeypa
     run = Quick(client, aggregator, steps=6, **more)
     assert planned == [row["queries"] for row in run.updates] and min(planned) > 0
     assert run.rounds[-1]["queries"] == sum(planned)
+
+
+ASKED: dict[str, tuple[Any, Any]] = {
+    **{f"decomfl-{scheme}": ({**SPSA, "scheme": scheme}, {**COMFL, "local_steps": 3, "perturbations": 2})
+       for scheme in ("central", "forward", "jvp")},
+    **{f"scaffold1-{scheme}": ({**DIFFERENCES, "method": "scaffold1", "scheme": scheme}, TWO)
+       for scheme in ("central", "forward", "one_point", "jvp")},
+    "one_byte": (SPSA, {"kind": "one_byte", "count": 3}),
+    "feedsign": (SPSA, {"kind": "feedsign", "step_size": 0.01}),
+    "fedkseed": ({"kind": "fedkseed", "steps": 5}, {"kind": "fedkseed", "candidates": 8, "step_size": 0.003}),
+    "fzoos-safeguard": (FZOOS, {"kind": "safeguard", "inner": TWO}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_value_that_is_asked_for_is_counted(name, monkeypatch: pytest.MonkeyPatch):
+    asked, whole = [0], _black_box.objective_values
+
+    def watched(*arguments):
+        values = whole(*arguments)
+
+        def counted(points):
+            found = values(points)
+            asked[0] += found.shape[0] * found.shape[1]
+            return found
+
+        return counted
+
+    monkeypatch.setattr(_black_box, "objective_values", watched)
+    run = Quick(*ASKED[name], steps=6)
+    assert run.rounds[-1]["queries"] == asked[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -79,3 +112,20 @@ def test_cancelled_work_has_cost_neither():
     cancelled = [row for row in run.updates if row["status"] == "rejected"]
     assert cancelled and all(row["uplink_bytes"] == 0 and not row.get("queries") for row in cancelled)
     assert run.rounds[-1]["queries"] == 2 * 5
+
+
+@pytest.mark.parametrize("name", ["decomfl", "one_byte", "fedkseed", "scaffold1", "scaffold2", "fedzo", "fzoos"])
+def test_tasks_cut_short_by_different_amounts_are_those_of_one_client_at_a_time(name):
+    """Rows of a batch do unequally many steps; each keeps its own function, correction and directions."""
+    client, aggregator, _ = {
+        **WORKS,
+        "decomfl": (SPSA, {**COMFL, "local_steps": 4, "perturbations": 2}, {}),
+        "one_byte": (SPSA, {"kind": "one_byte", "count": 5, "step_size": 0.01}, {}),
+        "scaffold2": ({**DIFFERENCES, "method": "scaffold2"}, {"kind": "scaffold"}, {}),
+    }[name]
+    unequal = {"devices": {"work": {"kind": "fixed_fraction", "low": 0.3, "high": 1.0}}, "steps": 6}
+    alone = {**unequal, "engine": {"device": "cpu", "threads": 1, "chunk": 1}}
+    together, single = (Quick(client, aggregator, **more) for more in (unequal, alone))
+    assert len({row["local_steps"] for row in together.updates if row["phase"] != "correction"}) > 1
+    torch.testing.assert_close(together.params, single.params, rtol=1e-3, atol=1e-5)
+    assert [row["queries"] for row in together.updates] == [row["queries"] for row in single.updates]
