@@ -35,7 +35,8 @@ class Fzoos(BlackBoxWork, FzoosSettings):
     ``gamma_t (gradient of w_(r-1) - gradient of its own w)`` over shared random features, takes a step of its
     optimiser, and queries the new point and the most uncertain candidates around it. Asked for its correction (the
     second exchange) it queries around the new global point and replies with the weights w of its features; without a
-    second exchange it fits them around its own last point and sends both together.
+    second exchange it fits them around its own last point and sends both together. A reply with a value that is NaN or
+    infinite fails, and its queries are not logged.
 
     ``variant: paper`` sets the paper's formulas where the authors' program differs (whole log, one length scale, no
     initial queries, no queries around the global point), ``variant: reference`` the program's choices (Matern kernel,
@@ -145,10 +146,10 @@ class Fzoos(BlackBoxWork, FzoosSettings):
             log, start, maps, shared, own, values, settings, keys, round_number, self._oracle(engine),
             engine.data.clients.num_clients,
         )  # fmt: skip
-        parts = {"update": (phase.points - start).float()}
+        parts = {"update": _known(phase.points - start, phase.log)}
         if together:
             assert maps is not None
-            parts["correction"] = fzoos_round.fit_weights(phase.log, phase.points, maps, settings).float()
+            parts["correction"] = _known(fzoos_round.fit_weights(phase.log, phase.points, maps, settings), phase.log)
         weights = parts.get("correction")
         made = []
         for i, row in enumerate(rows):
@@ -172,7 +173,7 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         log, asked = fzoos_round.active_queries_at(
             log, centre, local, self.values_at(cohort, engine, rows)(0), settings, keys, scales
         )
-        weights = fzoos_round.fit_weights(log, centre, self._maps(engine, cohort.shared_seed), settings).float()
+        weights = _known(fzoos_round.fit_weights(log, centre, self._maps(engine, cohort.shared_seed), settings), log)
         made = []
         for i in range(len(rows)):
             state = _log_of(log, i) | {"local": local[i], "lengthscale": scales[i : i + 1], "weights": weights[i]}
@@ -222,6 +223,17 @@ class Fzoos(BlackBoxWork, FzoosSettings):
 def _keys(cohort: Cohort, rows: list[int]) -> list[int]:
     """One stream of candidates per task."""
     return [key(cohort.seed, "fzoos-candidates", cohort.clients[r], cohort.tasks[r]) for r in rows]
+
+
+def _known(part: torch.Tensor, log: QueryLog) -> torch.Tensor:
+    """The part ``[rows, n]`` as float32, NaN for a client that was told a value it cannot use: its reply fails, and the
+    value does not get into its log.
+    """
+    import torch
+
+    from fedopt.zeroth_order import query_log
+
+    return part.float().masked_fill(~query_log.finite(log)[:, None], torch.nan)
 
 
 def _log_of(log: QueryLog, row: int) -> dict[str, torch.Tensor]:

@@ -91,6 +91,8 @@ def fit(
         ridge: noise variance in units of the scaled outputs, > 0.
         mask: ``[cohort, n]`` bool, False for padding; default all True.
         origin: ``[cohort, d]`` centre near which the surrogate will be used; default the first point.
+
+    Guarantees: a client whose points or values are not finite gets a surrogate of NaN; the others' bits stay.
     """
     mask = torch.ones(values.shape, dtype=torch.bool, device=values.device) if mask is None else mask
     origin = points[:, 0] if origin is None else origin
@@ -181,19 +183,22 @@ def choose_lengthscale(
     )
     half_log_determinant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     likelihood = -0.5 * whitened.square().sum((-2, -1)) - half_log_determinant
-    return grid[likelihood.argmax(1)]
+    return grid[likelihood.nan_to_num(nan=-torch.inf).argmax(1)]
 
 
 def _cholesky(
     kernel: Kernel, gram: torch.Tensor, lengthscale: torch.Tensor, ridge: float, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Lower factor of K + ridge I; rows outside the mask are those of the identity."""
+    """Lower factor of K + ridge I; rows outside the mask are those of the identity. NaN where there is none, which
+    says so without waiting for the device: a client with such points must not end the round of the others.
+    """
     norms = gram.diagonal(dim1=-2, dim2=-1)
     squared = (norms[..., :, None] + norms[..., None, :] - 2 * gram).clamp_min_(0)
     value, _ = kernel_value_and_slope(kernel, squared, lengthscale)
     value = value * (mask[..., :, None] & mask[..., None, :])
     diagonal = (1 + ridge * mask.to(value.dtype)).expand(value.shape[:-1])
-    return torch.linalg.cholesky(value.diagonal_scatter(diagonal, dim1=-2, dim2=-1))
+    factor, failed = torch.linalg.cholesky_ex(value.diagonal_scatter(diagonal, dim1=-2, dim2=-1))
+    return factor.masked_fill_((failed > 0)[..., None, None], torch.nan)
 
 
 def _cross(surrogate: Surrogate, relative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

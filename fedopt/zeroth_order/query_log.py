@@ -96,6 +96,15 @@ def nearest(log: QueryLog, centre: torch.Tensor, size: int | None) -> Window:
     return Window(points[clients, chosen], values[clients, chosen], filled[clients, chosen])
 
 
+def finite(log: QueryLog) -> torch.Tensor:
+    """Whether all values of a client are finite and so near to each other that they can be scaled: ``[clients]`` bool;
+    False for a client without any.
+    """
+    values = log.values[:, : log.longest]
+    empty = torch.arange(log.longest, device=values.device) >= log.counts[:, None]
+    return (values.masked_fill(empty, -torch.inf).amax(1) - values.masked_fill(empty, torch.inf).amin(1)).isfinite()
+
+
 def _reserve(log: QueryLog, needed: int) -> QueryLog:
     capacity = log.values.shape[1]
     if needed <= capacity:

@@ -96,6 +96,8 @@ def fit_weights(
         ridge: > 0, in units of the outputs scaled to [0, 1].
         mask: ``[cohort, n]`` bool, False for padding.
         centre: ``[cohort, d]``; default the mean of the points.
+
+    Guarantees: a client whose points, values or centre are not finite gets weights of NaN; the others' bits stay.
     """
     mask = torch.ones(values.shape, dtype=torch.bool, device=values.device) if mask is None else mask
     if centre is None:
@@ -107,9 +109,12 @@ def fit_weights(
     gram = _gram(maps, changes, base, mask.to(points.dtype))
     added = torch.where(mask, torch.full_like(scaled, ridge), torch.ones_like(scaled))
     factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(added))
-    if bool(failed.any()):  # points too far apart for float32 products: form the matrix from float64 features
-        known = features(maps, centre[:, None, :] + offsets.to(points.dtype)) * mask[..., None]
-        factor = torch.linalg.cholesky(known @ known.mT + torch.diag_embed(added))
+    if bool((failed > 0).any()):
+        known = offsets.isfinite().all((1, 2)) & base.isfinite().all(1)
+        if bool(((failed > 0) & known).any()):  # too far apart for float32 products: the matrix of float64 features
+            exact = features(maps, centre[:, None, :] + offsets.to(points.dtype)) * mask[..., None]
+            factor, failed = torch.linalg.cholesky_ex(exact @ exact.mT + torch.diag_embed(added))
+        factor = factor.masked_fill((failed > 0)[:, None, None], torch.nan)
     alpha = torch.cholesky_solve(scaled[..., None], factor).squeeze(-1) * mask
     weights = alpha.sum(1, keepdim=True) * base.cos() * maps.amplitude
     for piece, change in changes:
