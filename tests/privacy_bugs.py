@@ -80,6 +80,19 @@ def half_the_noise_later(scenario, data, noise):
     return half_the_noise(scenario, data, noise, first_step=3)
 
 
+def half_the_noise_openly(scenario, data, noise):
+    """Noise of half the multiplier, as the facts say too; the ledger charges the whole."""
+
+    class Mechanism(Spoilt):
+        def release(self, *args):
+            half = self.inner.model_copy(update={"noise_multiplier": self.inner.noise_multiplier / 2}).release(*args)
+            return half._replace(events=self.inner.release(*args).events)
+
+    made = _clean(scenario, data, noise)
+    made.server.mechanism = Mechanism(made.server.mechanism)
+    return made
+
+
 def no_noise_later(scenario, data, noise):
     """The first two releases are right, all later ones have no noise and say so; the ledger charges the whole."""
 

@@ -94,7 +94,7 @@ def test_an_array_in_process_gives_every_caller_values_of_their_own() -> None:
     first, again, bias = record["w"].numpy(), record["w"].numpy(), record["b"].numpy()
     first[:] = bias[:] = -1.0  # strategies may work in place
     assert np.array_equal(again.reshape(-1), 100.0 + np.arange(6)) and again.dtype == np.float32
-    assert np.array_equal(record["w"].numpy(), again) and record["b"].numpy().tolist() == [106.0, 107.0]
+    assert record["b"].numpy().tolist() == [106.0, 107.0] and np.array_equal(record["w"].numpy(), again)
     assert START[0] == 100.0 and UPDATES.values[0, 0] == 0.0
 
 

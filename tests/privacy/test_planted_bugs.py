@@ -16,6 +16,7 @@ BUGS = {
     "no_clipping": (ROUNDS, "clipping"),
     "half_the_noise": (ROUNDS, "noise_scale"),
     "half_the_noise_later": (ROUNDS, "noise_scale"),
+    "half_the_noise_openly": (ROUNDS, "noise_scale"),
     "no_noise_later": (ROUNDS, "noise_scale"),
     "noise_after_the_optimiser": (ADAM, "noise_before_optimiser"),
     "same_noise_reused": (ROUNDS, "fresh_noise"),
@@ -73,6 +74,20 @@ def test_a_matrix_event_is_compared_in_its_own_unit():
     apart = {"kind": "separated", "cohort_size": 5, "min_separation": 4}
     body = {**copy.deepcopy(FIXED), "sampling": apart}
     body["privacy"]["mechanism"] |= {"kind": "banded_matrix"}
+    (result,) = run_checks(from_mapping(body), names=["noise_scale"])
+    assert result.passed, result.detail
+
+
+def test_two_kinds_of_releases_are_held_to_the_charge_of_the_costlier():
+    """DIFF2's differences may have less noise than its restarts, with which a run begins."""
+    body = copy.deepcopy(EXAMPLES) | {
+        "data": {"kind": "digits", "clients": 6, "public": ["num_examples"]},
+        "client": {"kind": "gradient_difference"},
+        "sampling": {"kind": "all"},
+        "aggregator": {"kind": "diff2", "restart_every": 2},
+    }
+    noise = {"noise_multiplier": 3.0, "difference_noise_multiplier": 1.5}
+    body["privacy"] |= {"relation": "replace_one", "mechanism": {"kind": "diff2", **noise}}
     (result,) = run_checks(from_mapping(body), names=["noise_scale"])
     assert result.passed, result.detail
 
