@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fedopt.privacy.releases import Event
     from fedopt.scenario import Scenario
 
+MOST_LEDGERS = 20  # different ones of clients that are composed as they are
+
 
 class PrivacyAccounting:
     """What a run has spent, from the tally of its server.
@@ -198,12 +200,16 @@ class PrivacyAccounting:
     def client_epsilons(self, state: Any) -> dict[int, float]:
         """What every client has spent, where clients keep their own ledgers; else empty.
 
-        Sampling probabilities are rounded up to a grid, so that a thousand clients cost a few dozen compositions.
+        Where their ledgers are many different ones, sampling probabilities are rounded up to a grid, so that a thousand
+        clients cost a few dozen compositions; nobody is said to have spent more than the run.
         """
         if not self.mechanism.client_ledgers:
             return {}
-        found = client_profiles(state.tally, self.mechanism, self.public, self.scenario, rounded=True)
-        return {client: self.spending.exact(profile) for client, profile in found.items()}
+        found = client_profiles(state.tally, self.mechanism, self.public, self.scenario)
+        if len(set(found.values())) > MOST_LEDGERS:
+            found = client_profiles(state.tally, self.mechanism, self.public, self.scenario, rounded=True)
+        most = self.exact(state.tally)
+        return {client: min(most, self.spending.exact(profile)) for client, profile in found.items()}
 
     def document(self, state: Any) -> dict[str, Any]:
         """``privacy.json``: enough for an outsider to recompute epsilon."""

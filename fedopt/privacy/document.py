@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fedopt.privacy.client_ledgers import client_profiles
-from fedopt.privacy.events import AccountingError, Repeated
+from fedopt.privacy.events import AccountingError, PoissonSampled, Repeated
 from fedopt.privacy.profile import as_mapping
 from fedopt.privacy.spending import accountant_of
 from fedopt.privacy.trade_off import trade_off
 
 if TYPE_CHECKING:
     from fedopt.privacy.accounting import PrivacyAccounting
+    from fedopt.privacy.base import Counted
 
 
 def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
         state: the server's state.
     """
     privacy, claim, tally = accounting.privacy, accounting.claim, state.tally
-    epsilon = accounting.exact(tally)
+    epsilon, profiles = accounting.exact(tally), accounting.profiles(tally)
     body = {
         "epsilon": epsilon if math.isfinite(epsilon) else None,
         "delta": privacy.delta,
@@ -32,16 +33,11 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
         "relation": privacy.relation,
         "trust": privacy.trust,
         "mechanism": {"kind": accounting.mechanism.kind(), **accounting.mechanism.model_dump()},
-        "sampling": {
-            "kind": accounting.scenario.sampling.kind(),
-            "amplification": claim.kind if claim.kind == "poisson" else "none",
-            "sampling_probability": accounting.probability,
-            "min_separation": claim.min_separation,
-        },
+        "sampling": _sampling(accounting, profiles),
         "max_participations": privacy.max_participations,
         "hypothetical_population": privacy.hypothetical_population,
         "population": accounting.public.num_clients,
-        "charged": [as_mapping(profile) for profile in accounting.profiles(tally)],
+        "charged": [as_mapping(profile) for profile in profiles],
         "releases": [
             {"events": [event.to_dict() for event in events], "count": count, "most_of_one_client": most}
             for events, count, most in zip(tally.events, tally.releases, tally.most, strict=True)
@@ -58,6 +54,24 @@ def privacy_document(accounting: PrivacyAccounting, state: Any) -> dict[str, Any
     if accounting.mechanism.client_ledgers:
         body["clients"] = _clients(accounting, state)
     return body
+
+
+def _sampling(accounting: PrivacyAccounting, profiles: list[Counted]) -> dict[str, Any]:
+    """The sampling that epsilon rests on: of clients, or of examples inside them where each has its own ledger."""
+    claim, kind = accounting.claim, accounting.scenario.sampling.kind()
+    if not accounting.mechanism.client_ledgers:
+        amplification, probability = ("poisson" if claim.kind == "poisson" else "none"), accounting.probability
+    else:
+        kind = "batches of examples in the clients"
+        rates = [event.probability for profile in profiles for event, _ in profile if isinstance(event, PoissonSampled)]
+        probability = max(rates, default=1.0)
+        amplification = "poisson" if rates else "none"
+    return {
+        "kind": kind,
+        "amplification": amplification,
+        "sampling_probability": probability,
+        "min_separation": claim.min_separation,
+    }
 
 
 def _trade_off(accounting: PrivacyAccounting, tally: Any) -> dict[str, Any] | None:

@@ -258,7 +258,9 @@ def test_no_noise_and_no_clipping_is_plain_averaging(tmp_path):
     assert private_run.summary["epsilon"] is None
 
 
-def test_client_ledgers_report_the_largest_client(tmp_path):
+@pytest.mark.parametrize("most", [20, 3])  # ledgers as they are, and on a grid
+def test_client_ledgers_report_the_largest_client(tmp_path, monkeypatch, most):
+    monkeypatch.setattr("fedopt.privacy.accounting.MOST_LEDGERS", most)
     scenario = private(
         {"kind": "dp_sgd", "noise_multiplier": 2.0},
         {"unit": "example"},
@@ -269,5 +271,12 @@ def test_client_ledgers_report_the_largest_client(tmp_path):
     run = fedopt.simulate(scenario, out=tmp_path)
     document = json.loads((run.directory / "privacy.json").read_text())
     assert all(one[0]["event"]["kind"] == "poisson_sampled" for one in document["charged"])
-    assert max(c["epsilon"] for c in document["clients"]) >= document["epsilon"] * (1 - 1e-9)
+    rates = [one[0]["event"]["probability"] for one in document["charged"]]
+    assert max(c["epsilon"] for c in document["clients"]) == pytest.approx(document["epsilon"], rel=1e-9)
     assert recompute(document).agrees
+    said = document["sampling"]
+    assert (said["kind"], said["amplification"]) == ("batches of examples in the clients", "poisson")
+    assert said["sampling_probability"] == max(rates) < 1
+    page = run.report.read_text(encoding="utf-8")
+    assert "No release was recorded" not in page and "clients keeps its own ledger" in page
+    assert "sampling batches of examples in the clients (amplification poisson, probability" in page

@@ -225,13 +225,15 @@ def _assumptions(known: dict[str, Any]) -> str:
 
 def _ledger(known: dict[str, Any]) -> str:
     releases = known.get("releases") or []
+    if known.get("clients"):
+        return f"<h3>Ledger</h3>{_client_ledgers(known)}{_audit(known)}"
     if not releases:
-        return "<h3>Ledger</h3>" + text.paragraphs("No release was recorded.")
+        return "<h3>Ledger</h3>" + text.paragraphs("No release was recorded.") + _audit(known)
     shown = [[i + 1, release.get("count", 1), _release(release)] for i, release in enumerate(releases[:_LEDGER_ROWS])]
     first = f", the first {_LEDGER_ROWS} shown" if len(releases) > _LEDGER_ROWS else ""
     caption = f"Entries: {len(releases)}{first}; complete in privacy.json."
     entries = text.table(("entry", "times", "release"), shown, caption)
-    return f'<h3>Ledger</h3><div class="words">{entries}</div>{_client_ledgers(known)}{_audit(known)}'
+    return f'<h3>Ledger</h3><div class="words">{entries}</div>{_audit(known)}'
 
 
 def _release(release: dict[str, Any]) -> str:
