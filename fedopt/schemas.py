@@ -108,7 +108,9 @@ CLIENT_COLUMNS = (
     Column("client_id", _INTEGER, "Client, 0 to population - 1.", True),
     Column("num_examples", _INTEGER, "Training examples of the client.", False, True),
     Column("class_counts", pa.list_(_INTEGER), "Training examples per class, in class order.", False, True),
-    Column("dispatches", _INTEGER, "Tasks given to the client.", True),
+    Column(
+        "dispatches", _INTEGER, "Tasks of the client that ended; what is under way at the end is not counted.", True
+    ),
     Column("participations", _INTEGER, "Replies of the client that a step used.", True),
     Column("losses", _INTEGER, "Tasks of the client that were lost or failed.", True),
     Column("metric_name", _TEXT, "Name of the metric in local_metric."),
@@ -154,9 +156,9 @@ SUMMARY_KEYS = (
     Key("best_step", "integer", "Server step of the best metric."),
     Key("final_test_loss", "number", "Test loss of the last evaluation."),
     Key("uplink_bytes", "integer", "Bytes sent by clients."),
-    Key("downlink_bytes", "integer", "Bytes sent to clients."),
+    Key("downlink_bytes", "integer", "Bytes sent to clients, for tasks under way at the end too."),
     Key("queries", "integer", "Evaluations of the objective."),
-    Key("dispatches", "integer", "Tasks given to clients."),
+    Key("dispatches", "integer", "Tasks given to clients, with those under way at the end."),
     Key("admitted", "integer", "Replies used by a step."),
     Key("lost", "integer", "Tasks lost or failed."),
     Key("population", "integer", "Clients of the scenario."),
