@@ -56,6 +56,16 @@ class RunData:
         return str(self.summary.get("metric_name") or "metric")
 
     @property
+    def is_black_box(self) -> bool:
+        """Whether clients had functions instead of examples: the metric is their mean, and nothing was held out."""
+        return self.metric_name == "objective"
+
+    @cached_property
+    def takes_time(self) -> bool:
+        """Whether anything in the run took time on its clock; without device models nothing does."""
+        return any(self.round_column("time_s"))
+
+    @property
     def is_private(self) -> bool:
         """Whether the run had a privacy mechanism."""
         return self.privacy is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fedopt
 from fedopt.report import write_report
 from fedopt.report.figures import Figure, thin
 from fedopt.report.run_data import load_run
@@ -19,6 +20,7 @@ from fedopt.report.sections.clients import spread_of
 from fedopt.report.sections.privacy import attack_bounds, noise_to_signal
 from fedopt.report.sections.schedule import assign_lanes
 from fedopt.runlog import RunLogError
+from fedopt.scenario import from_mapping
 
 
 class Outline(HTMLParser):
@@ -197,8 +199,33 @@ def test_lanes_are_counted_from_one_and_steps_have_no_tick_of_their_own(finished
     """The marks of server steps lie below the lanes, where no client is."""
     figure = figures_of(finished_run)["timeline"]
     across, lanes = figure.layout["yaxis"], max(y for t in figure.traces for y in t["y"] if y is not None)
-    assert across["tickvals"][0] == 0 and across["tickvals"][-1] == lanes
+    assert across["tickvals"] == list(range(0, lanes + 1, 4)) and lanes == 19
     assert across["ticktext"] == [str(i + 1) for i in across["tickvals"]]
+
+
+def test_a_black_box_without_devices_shows_what_it_has(tmp_path, without_plotly):
+    """Functions have no examples, no test set and, without device models, no times."""
+    body = {
+        "name": "box", "data": {"kind": "fzoos_quadratics", "dimension": 30, "clients": 4}, "model": {"kind": "point"},
+        "client": {"kind": "finite_difference", "local_steps": 2}, "run": {"server_steps": 3, "evaluate_every": 1},
+    }  # fmt: skip
+    run = fedopt.simulate(from_mapping(body), out=tmp_path)
+    found = figures_of(run.directory)
+    assert set(found) == {
+        "metric",
+        "loss",
+        "participation",
+        "participations",
+        "staleness",
+        "staleness-spread",
+        "spread",
+    }
+    assert found["metric"].title == "Objective" and [trace["name"] for trace in found["loss"].traces] == [
+        "clients' own values"
+    ]
+    assert [view.label for view in found["metric"].views] == ["server steps", "bytes", "evaluations"]
+    page = Outline(run.report.read_text()).text
+    assert "mean of the clients' functions" in page and "test set" not in page
 
 
 @pytest.mark.parametrize(("steps", "dtick"), [(5, 1), (9, 1), (40, 0)])

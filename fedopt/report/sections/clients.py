@@ -112,6 +112,8 @@ def _sizes(run: RunData) -> Figure | None:
     if not rows:
         return None
     sizes = np.sort(np.array([row["num_examples"] for row in rows]))[::-1]
+    if not sizes.any():  # functions have no examples
+        return None
     kept = figures.evenly(len(sizes), figures.MAX_POINTS)
     layout = {"xaxis": figures.axis("clients, largest first"), "yaxis": figures.axis("examples", rangemode="tozero")}
     top = max(1, len(sizes) // 10)

@@ -42,7 +42,8 @@ def cards(run: RunData) -> list[Card]:
 
 def _metric_cards(run: RunData) -> list[Card]:
     summary, name = run.summary, run.metric_name
-    found = [Card(f"Final {name}", text.metric(summary.get("final_metric"), name), "global model, test set")]
+    of_what = "mean of the clients' functions" if run.is_black_box else "global model, test set"
+    found = [Card(f"Final {name}", text.metric(summary.get("final_metric"), name), of_what)]
     if summary.get("best_metric") is not None:
         remark = f"at step {text.number(summary.get('best_step'))}" + (", simulator only" if run.is_private else "")
         found.append(Card(f"Best {name}", text.metric(summary["best_metric"], name), remark))

@@ -125,19 +125,22 @@ def _timeline(run: RunData) -> Figure | None:
     first = known[np.lexsort((client[known], sent[known]))][:TIMELINE_TASKS]
     if len(first) == 0:
         return None
+    end = float(arrived[first].max())
+    if end <= 0:
+        return None
     lanes = assign_lanes(sent[first], arrived[first])
     traces = []
     for status in _STATUS_COLORS:
         members = [(i, lane) for i, lane in zip(first, lanes, strict=True) if run.statuses[i] == status]
         if members:
             traces.append(_timeline_trace(status, members, sent, arrived, client, version))
-    end = float(arrived[first].max())
     steps = [t for t in run.round_column("time_s") if t <= end][:TIMELINE_TASKS]
     if steps:
         marks = {"mode": "markers", "marker": {"color": "var(--muted)", "symbol": "line-ns-open", "size": 9}}
         hover = "server step at %{x} s<extra></extra>"
         traces.append(figures.line("server step", steps, [-1.0] * len(steps), 7, **marks, hovertemplate=hover))
-    shown = figures.evenly(int(lanes.max()) + 1, 6).tolist()  # the marks of the steps lie below the lanes
+    count = int(lanes.max()) + 1
+    shown = list(range(0, count, -(-count // 6)))  # the marks of the steps lie below the lanes
     rows = [[int(client[i]), sent[i], arrived[i], int(version[i]), run.statuses[i]] for i in first]
     return Figure(
         name="timeline",
