@@ -20,7 +20,8 @@ class FedKSeed(BlackBoxWork):
     """tau local steps, each along one of K public directions; replies with the sums of the scalars per direction.
 
     ``y <- y - step_size * rho * z_j`` with j uniform, or with the probabilities of FedKSeed-Pro; rho central SPSA on
-    one batch. A step with a loss that is not finite, or whose two losses differ by more than ``loss_clip``, is skipped.
+    one batch. A step with a loss that is not finite, or whose two losses differ by more than ``loss_clip``, is skipped,
+    as in the authors' program; a reply none of whose losses was finite fails (ours).
 
     Guarantees: 2 tau queries. The reply is linear in the local change, so averaging replies is averaging models.
 

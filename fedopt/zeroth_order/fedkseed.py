@@ -27,7 +27,7 @@ class LocalWork(NamedTuple):
     """What a cohort's local training produced; (seeds, scalars) is the message: 8 bytes per kept step."""
 
     seeds: torch.Tensor  # shape [cohort, steps], int64: direction numbers below K
-    scalars: torch.Tensor  # shape [cohort, steps], float32; 0 where the step was skipped
+    scalars: torch.Tensor  # shape [cohort, steps], float32; 0 where the step was skipped, NaN if no loss was finite
     kept: torch.Tensor  # shape [cohort, steps], bool: steps that were not skipped
     models: torch.Tensor  # shape [cohort, d]: the local models, not sent
     queries: int  # evaluations per client
@@ -92,13 +92,15 @@ def local_training(
         loss_clip: > 0 skips a step whose two losses differ by more.
         weight_decay: breaks the equivalence with FedAvg; here to show that.
 
-    A step with a loss that is not finite is skipped.
+    A step with a loss that is not finite is skipped. A client that met nothing else has learned nothing: all its
+    scalars are NaN.
     """
-    models, sent, kept = theta.repeat(len(seeds), 1), [], []
+    models, sent, kept, finite = theta.repeat(len(seeds), 1), [], [], []
     streams = [candidates] * len(seeds)
     for step, numbers in enumerate(seeds.T.tolist()):
         scalars = own_scalars(models, streams, radius, losses_at(step), numbers)
-        skip = ~torch.isfinite(scalars)
+        finite.append(scalars.isfinite())
+        skip = ~finite[-1]
         if loss_clip > 0:
             skip |= scalars.abs() * (2 * radius) > loss_clip
         scalars = scalars.masked_fill(skip, 0.0)
@@ -108,7 +110,8 @@ def local_training(
             if weight_decay:
                 model.mul_(1 - step_size * weight_decay)
             apply_(model, candidates.kind, [Record(0, candidates.key, (scalar,), step_size, number)])
-    return LocalWork(seeds, torch.stack(sent, dim=1), torch.stack(kept, dim=1), models, 2 * seeds.shape[1])
+    told = torch.stack(sent, dim=1).masked_fill(~torch.stack(finite).any(0)[:, None], torch.nan)
+    return LocalWork(seeds, told, torch.stack(kept, dim=1), models, 2 * seeds.shape[1])
 
 
 def accumulate(accumulated: torch.Tensor, work: LocalWork, weights: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ METHODS: dict[str, tuple[Any, Any]] = {
     "fedzo": (DIFFERENCES, {"kind": "fedavg"}),
     "scaffold1": ({**DIFFERENCES, "method": "scaffold1"}, TWO),
     "decomfl": ({"kind": "spsa"}, {**COMFL, "perturbations": 3, "local_steps": 2}),
+    "feedsign": ({"kind": "spsa"}, {"kind": "feedsign", "step_size": 0.01}),
+    "fedkseed": ({"kind": "fedkseed", "steps": 5}, {"kind": "fedkseed", "candidates": 8, "step_size": 0.003}),
     "one_byte": ({"kind": "spsa"}, {"kind": "one_byte", "count": 2}),
 }
 Change = Callable[[torch.Tensor], torch.Tensor]

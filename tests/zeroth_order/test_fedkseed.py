@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -50,15 +52,16 @@ def test_messages_and_counters():
     torch.testing.assert_close(dense, expected)
 
 
-def test_a_bad_loss_is_skipped():
-    def broken(points):
+def test_a_bad_loss_is_skipped_and_nothing_but_bad_losses_is_a_bad_reply():
+    def broken(points, from_row=1):
         made = losses(points)
-        made[1] = float("nan")
+        made[from_row:] = float("nan")
         return made
 
-    work = train(START, 0, losses_at=lambda t: broken)
-    assert torch.all(work.scalars[1] == 0) and torch.equal(work.models[1], START)
-    assert torch.all(work.scalars[0] != 0)
+    work = train(START, 0, losses_at=lambda t: broken if t < TAU - 1 else partial(broken, from_row=2))
+    assert work.scalars[1].tolist()[:-1] == [0.0] * (TAU - 1) and float(work.scalars[1, -1]) != 0
+    assert work.scalars[2].isnan().all() and torch.equal(work.models[2], START) and not work.kept[2].any()
+    assert torch.all(work.scalars[0] != 0) and torch.equal(work.scalars[0], train(START, 0).scalars[0])
     clipped = train(START, 0, loss_clip=1e-12)
     assert torch.all(clipped.scalars == 0)
     gap = float(train(START, 0).scalars[0, 0].abs()) * 2e-3  # between the two losses of the first step
