@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedopt.clients.base import ClientWork
 from fedopt.engine.base import BatchPlan, Cohort, CohortReply, DenseUpdates, Engine
@@ -34,6 +34,13 @@ class BlackBoxWork(ClientWork):
     order: Literal["shuffled", "sampled"] = Field(
         "sampled", description="how batches are drawn: shuffled passes, or a fresh sample for every local step"
     )
+
+    @field_validator("batch_size")
+    @classmethod
+    def _some_examples(cls, value: int | Literal["full"]) -> int | Literal["full"]:
+        if value != "full" and value < 1:
+            raise ValueError(f"must be >= 1 or full, got {value}")
+        return value
 
     def batch_size_of(self, num_examples: int) -> int:
         """``min(B, n_i)``, or n_i for full batches."""

@@ -23,6 +23,7 @@ from zeroth_order_runs import (
 )
 
 from fedopt.clients.finite_difference import FiniteDifference
+from fedopt.problems import ConfigurationError
 from fedopt.zeroth_order import fzoos_round, query_log, random_features
 from fedopt.zeroth_order import message_costs as costs
 
@@ -291,6 +292,15 @@ def test_wrong_pairs_say_what_to_use():
     no_values = r"sgd sends update, but aggregator safeguard takes update and values .*finite_difference\} or .*fzoos\}"
     with pytest.raises(ValueError, match=no_values):
         Quick({"kind": "sgd"}, {"kind": "safeguard"}, data=DIGITS)
+
+
+@pytest.mark.parametrize("kind", ["spsa", "fedkseed", "finite_difference", "fzoos"])
+@pytest.mark.parametrize("size", [0, -5])
+def test_no_batch_is_smaller_than_one_example(kind, size):
+    with pytest.raises(ConfigurationError) as refused:
+        scenario({"kind": kind, "batch_size": size}, {"kind": "fedavg"}, data=DIGITS)
+    assert [str(p) for p in refused.value.problems[0].path] == ["client", "batch_size"]
+    assert refused.value.problems[0].message == f"must be >= 1 or full, got {size}"
 
 
 def test_a_models_loss_is_a_black_box():
