@@ -41,6 +41,13 @@ def unanswered(scenario: Scenario) -> list[Problem]:
     return [Problem(path=("client", "kind"), message=message)]
 
 
+def unfitting(scenario: Scenario) -> list[Problem]:
+    """What the client's work has against the aggregator's settings, or the dimension where the scenario says it."""
+    dimension = getattr(scenario.data, "dimension", None) if scenario.model.kind() == "point" else None
+    found = scenario.client.problems(scenario.aggregator, dimension)
+    return [Problem(path=("client", option), message=message) for option, message in found]
+
+
 def _sends(method: type[Method], parts: list[str]) -> bool:
     """Whether a method's messages have these parts, as far as its defaults say."""
     try:

@@ -201,9 +201,9 @@ def _recorded_devices(devices: Any) -> Any:
 def check(scenario: Scenario) -> list[Problem]:
     """Problems between sections, which no single section can see."""
     from fedopt.privacy.combination import problems_of
-    from fedopt.reply_parts import unanswered
+    from fedopt.reply_parts import unanswered, unfitting
 
-    return [*unanswered(scenario), *_cohort(scenario), *problems_of(scenario)]
+    return [*(unanswered(scenario) or unfitting(scenario)), *_cohort(scenario), *problems_of(scenario)]
 
 
 def _cohort(scenario: Scenario) -> list[Problem]:

@@ -59,6 +59,15 @@ class ClientWork(Settings):
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Do the work of a whole cohort at once."""
 
+    def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
+        """Why this work cannot be done, as (option, message with a remedy); empty if it can. Asked before a run.
+
+        Args:
+            aggregator: the scenario's ``Method``, whose parts of messages and replies are this client's.
+            dimension: d, or None where only loaded data say so.
+        """
+        return ()
+
     def protected(self, clipping: ExampleClipping) -> ClientWork:
         """The same work with every example's gradient clipped and noise added, for example-level privacy.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -13,6 +13,9 @@ from fedopt.types import Message, ParamSpec
 
 if TYPE_CHECKING:
     import torch
+
+
+ONE_STEP = "dp_spsa makes one step of scalars; use aggregator: {kind: decomfl, local_steps: 1}"
 
 
 class DpSpsa(ClientWork):
@@ -44,6 +47,10 @@ class DpSpsa(ClientWork):
     sends = ("scalars",)
 
     _clipping: ExampleClipping | None = PrivateAttr(None)
+
+    def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
+        """More than one local step."""
+        return () if getattr(aggregator, "local_steps", 1) == 1 else (("kind", ONE_STEP),)
 
     def protected(self, clipping: ExampleClipping) -> DpSpsa:
         """The same work, with this clipping and noise."""
@@ -110,9 +117,7 @@ class DpSpsa(ClientWork):
                 "client: {kind: spsa}"
             )
         if any(message.config.get("scalar_steps") != 1 for message in cohort.messages):
-            raise ValueError(
-                "client dp_spsa makes one step of scalars; use aggregator: {kind: decomfl, local_steps: 1}"
-            )
+            raise ValueError(f"client {ONE_STEP}")
         constant = float(self.batch_size) if self.sampling_probability is not None else None
         plan = engine.plan_batches(cohort, self.batch_size, "poisson", self.sampling_probability, constant)
         replies = []

@@ -63,6 +63,22 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
             return given
         return {"directions": "orthogonal_unscaled", "project": False, **given}
 
+    def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
+        """More different directions than dimensions, and a method without its aggregator."""
+        found, distinct = [], self.directions in ("orthogonal", "orthogonal_unscaled", "distinct_coordinates")
+        if distinct and dimension is not None and self.count > dimension:
+            found.append(
+                (
+                    "count",
+                    f"at most {dimension} directions can be {self.directions} in dimension {dimension}, and count is "
+                    f"{self.count}; set it to {dimension} or less, or directions: gaussian",
+                )
+            )
+        asks_twice = getattr(aggregator, "exchanges", 2) == 2
+        ask = ("points" if asks_twice else "both") if "correction" in aggregator.reply_parts() else None
+        misfit = self._misfit("control" in aggregator.message_parts(), ask)
+        return (*found, ("method", misfit)) if misfit else tuple(found)
+
     def planned_steps(self, num_examples: int, message: Message) -> int:
         """T; one for an estimate or values only."""
         if is_check(message) or message.config.get("ask") == "correction":
@@ -101,7 +117,9 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         refuse_without_slopes(self.scheme, engine)
         if message.config.get("ask") == "correction":
             return self._control_only(cohort, engine)
-        self._refuse_other_aggregators(message)
+        misfit = self._misfit("control" in message.parts, message.config.get("ask"))
+        if misfit:
+            raise ValueError(f"method {misfit}")
         dtype = measuring_type(engine)
         start = cohort.stacked("params").to(engine.device, dtype)
         correction = self._correction(cohort, engine, dtype)
@@ -175,17 +193,15 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         shared = cohort.stacked("correction").to(engine.device, dtype)
         return (shared - self._own(cohort, engine, dtype)) * known
 
-    def _refuse_other_aggregators(self, message: Message) -> None:
-        if self.method == "scaffold2" and "control" not in message.parts:
-            raise ValueError("method scaffold2 needs the mean control; use aggregator: {kind: scaffold}")
-        if self.method in ("fedzo", "fedprox") and "ask" in message.config:
-            raise ValueError(
-                f"method {self.method} makes no correction; use aggregator: {{kind: fedavg}}, or method: scaffold1"
-            )
-        if self.method == "scaffold1" and message.config.get("ask") not in ("points", "correction"):
-            raise ValueError(
-                "method scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction, exchanges: 2}"
-            )
+    def _misfit(self, gets_control: bool, ask: str | None) -> str:
+        """Why the method does not go with an aggregator that sends this and asks for that; empty if it does."""
+        if self.method == "scaffold2" and not gets_control:
+            return "scaffold2 needs the mean control; use aggregator: {kind: scaffold}"
+        if self.method in ("fedzo", "fedprox") and ask is not None:
+            return f"{self.method} makes no correction; use aggregator: {{kind: fedavg}}, or method: scaffold1"
+        if self.method == "scaffold1" and ask not in ("points", "correction"):
+            return "scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction, exchanges: 2}"
+        return ""
 
 
 def _keys(cohort: Cohort, rows: list[int]) -> list[int]:

@@ -37,11 +37,12 @@ def problems_of(scenario: Scenario) -> list[Problem]:
 def _without_privacy(scenario: Scenario) -> Found:
     if scenario.audit is not None:
         yield ("audit",), "there is no privacy section, so there is no claim to audit; add one or leave audit out"
-    if scenario.client.kind() == "dp_sgd":
+    plain = {"dp_sgd": "sgd", "dp_spsa": "spsa"}.get(scenario.client.kind())
+    if plain is not None:
         yield (
             ("client", "kind"),
-            "dp_sgd clips and adds noise only under a privacy section; add privacy with unit: example and "
-            "mechanism: {kind: dp_sgd}, or use client: {kind: sgd}",
+            f"{scenario.client.kind()} clips and adds noise only under a privacy section; add privacy with unit: "
+            f"example and mechanism: {{kind: dp_sgd}}, or use client: {{kind: {plain}}}",
         )
 
 
@@ -254,6 +255,9 @@ def _examples_are_protected(scenario: Scenario) -> Found:
             f"client {scenario.client.kind()} clips and randomises per example, but mechanism "
             f"{privacy.mechanism.kind()} does not; use the mechanism of unit: example, or client: {{kind: sgd}}",
         )
+    clipping = getattr(privacy.mechanism, "clipping", "flat")
+    if scenario.client.kind() == "dp_spsa" and clipping != "flat":
+        yield ("privacy", "mechanism", "clipping"), f"is {clipping}, but client dp_spsa clips scalars; use flat"
     partition = getattr(scenario.data, "partition", None)
     if privacy.unit == "example" and partition is not None and partition.kind() == "dirichlet_with_replacement":
         yield (

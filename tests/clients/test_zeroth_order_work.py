@@ -162,7 +162,7 @@ def test_variants_are_named_and_can_be_overridden():
     assert paper.window is None and paper.global_active_queries == 0 and paper.features == 9
     reference = scenario({"kind": "fzoos", "variant": "reference", "project": True}, TWO).client
     assert reference.kernel == "matern52" and reference.project and reference.uncertainty == "first_partial"
-    program = scenario({"kind": "finite_difference", "variant": "reference"}, {"kind": "fedavg"}).client
+    program = scenario({"kind": "finite_difference", "variant": "reference", "count": 4}, {"kind": "fedavg"}).client
     assert program.directions == "orthogonal_unscaled" and not program.project
 
 
@@ -285,7 +285,7 @@ def test_wrong_pairs_say_what_to_use():
     with pytest.raises(ValueError, match=r"aggregator: \{kind: scaffold\}"):
         Quick({**DIFFERENCES, "method": "scaffold2"}, {"kind": "fedavg"})
     for method in ("fedzo", "fedprox"):
-        with pytest.raises(ValueError, match=rf"method {method} makes no correction.*aggregator: \{{kind: fedavg\}}"):
+        with pytest.raises(ValueError, match=rf"method: {method} makes no correction.*aggregator: \{{kind: fedavg\}}"):
             Quick({**DIFFERENCES, "method": method}, TWO)
     with pytest.raises(ValueError, match="spsa sends scalars, but aggregator fedavg takes update"):
         Quick(SPSA, {"kind": "fedavg"})
