@@ -15,7 +15,7 @@ import pkgutil
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -41,6 +41,8 @@ class Section(BaseModel):
 
 class Settings(Section):
     """Base of all components, chosen by ``kind``: typed, strict, frozen, no unknown keys."""
+
+    code_fields: ClassVar[tuple[str, ...]] = ()  # fields that name a user's own code, as ``package.module:name``
 
     @classmethod
     def kind(cls) -> str:

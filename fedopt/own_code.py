@@ -43,12 +43,18 @@ def _is_own(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
     if file.startswith("<"):
         return False
-    path = Path(file).resolve()
+    path = Path(file)
+    # A component may be installed like any other package.
+    if isinstance(frame.f_locals.get("self"), Settings) and path.exists():
+        return not path.resolve().is_relative_to(_PACKAGE)
+    return is_own_file(path)
+
+
+def is_own_file(file: Path) -> bool:
+    """Whether a file or folder is there, and neither part of fedopt or Python nor of an installed package."""
+    path = file.resolve()
     if path.is_relative_to(_PACKAGE) or not path.exists():  # compiled code names files that are nowhere
         return False
-    # A component may be installed like any other package.
-    if isinstance(frame.f_locals.get("self"), Settings):
-        return True
     return _PACKAGES.isdisjoint(path.parts) and not any(path.is_relative_to(folder) for folder in _INSTALLED)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedopt import environment
+from fedopt.own_sources import digests
 from fedopt.runlog import RunLogError, read_clients, read_rounds, read_summary, read_updates, run_state
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def verify(directory: Path, last: bool = False) -> Verdict:
             _start_from_checkpoint(directory, again)
         _execute(scenario, directory, again, resume=last)
         differences = _differences(directory, again)
-        reasons = _reasons(directory, again) if differences else ()
+        reasons = _reasons(directory, again, digests(scenario)) if differences else ()
     steps = read_summary(directory).get("steps")
     compared = "the steps after the last checkpoint" if last else f"all {steps} server steps"
     return Verdict(tuple(differences), tuple(reasons), compared)
@@ -213,8 +214,8 @@ def _same(first: Any, second: Any) -> bool:
 # ---- why -----------------------------------------------------------------------------------------------------------
 
 
-def _reasons(recorded: Path, again: Path) -> list[str]:
-    """What is known to have changed since, and what cannot repeat by its nature."""
+def _reasons(recorded: Path, again: Path, own_code: Mapping[str, str]) -> list[str]:
+    """What is known to have changed since, and what cannot repeat by its nature; ``own_code`` is the user's, now."""
     before, after = read_summary(recorded), read_summary(again)
     found = _changes("version of", before.get("versions") or {}, after.get("versions") or {})
     found += _changes("machine:", before.get("machine") or {}, after.get("machine") or {}, ("processor", "accelerator"))
@@ -223,6 +224,7 @@ def _reasons(recorded: Path, again: Path) -> list[str]:
     then, now = _code(recorded), environment.code_version()
     if then is not None and then != now:
         found.append(f"the code of fedopt changed: {then} then, {now} now; check out the version that made the run")
+    found += _changes("code of your own module", _resolved(recorded, "own_code"), own_code)
     batch = _resolved(recorded, "batch")
     if batch and not _batch(recorded):
         found.append(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedopt.comparison.description import Base, Described
+from fedopt.own_sources import digests
 from fedopt.problems import ConfigurationError, Problem
 from fedopt.scenario import Scenario, ScenarioError, from_mapping
 
@@ -64,7 +65,7 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides the numbers: resolved scenario, split and code."""
+        """Hash of everything that decides the numbers: resolved scenario, split and code, the user's own included."""
         return run_key(self.scenario, self.split)
 
     @property
@@ -85,7 +86,7 @@ def run_key(scenario: Scenario, split: str = "whole") -> str:
     """
     resolved = scenario.resolved()
     body = {k: v for k, v in resolved.items() if k not in ("name", "engine")}
-    body |= {"dtype": scenario.engine.dtype, "split": split, "code": computing_code(), "own": _own_code(resolved)}
+    body |= {"dtype": scenario.engine.dtype, "split": split, "code": computing_code(), "own": digests(scenario)}
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -99,21 +100,6 @@ def computing_code() -> str:
             digest.update(relative.as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _own_code(resolved: Any) -> list[str]:
-    """Hashes of the files of a user's own components (``package.module:Class``)."""
-    found: list[str] = []
-    if isinstance(resolved, Mapping):
-        kind = resolved.get("kind")
-        if isinstance(kind, str) and ":" in kind:
-            import importlib
-
-            file = importlib.import_module(kind.partition(":")[0]).__file__
-            found += [hashlib.sha256(Path(file).read_bytes()).hexdigest()] if file else []
-        for value in resolved.values():
-            found += _own_code(value)
-    return found
 
 
 def expand(described: Described, chosen: Mapping[Cell, Mapping[str, Any]] | None = None) -> list[PlannedRun]:

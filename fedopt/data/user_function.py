@@ -34,6 +34,8 @@ class UserFunction(DataSet):
     the log is not. With ``lower: 0`` and ``upper: 1`` zeroth-order clients may keep their iterates in the cube.
     """
 
+    code_fields = ("function",)
+
     function: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:name of a function or a class")
     clients: int = Field(5, gt=0, description="number of clients N; the function is told which one")
     dimension: int = Field(gt=0, description="number of coordinates d")

@@ -27,6 +27,8 @@ class UserModule(Model):
         ValueError: it cannot be imported or called, returns no module, has no parameters, or gives another shape.
     """
 
+    code_fields = ("factory",)
+
     factory: str = Field(description='function or class that returns the module, as "package.module:name"')
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the factory")
 
