@@ -27,10 +27,11 @@ from zeroth_order_runs import (
 
 import fedopt
 from fedopt.clients._black_box import model_values
-from fedopt.engine.base import BatchPlan
+from fedopt.engine.base import BatchPlan, Cohort
 from fedopt.replay import replay
 from fedopt.simulation.session import Session
 from fedopt.simulation.summary import model_hash
+from fedopt.types import Message
 from fedopt.zeroth_order import one_byte
 from fedopt.zeroth_order.directions import Directions
 
@@ -122,6 +123,21 @@ def test_every_worker_measures_its_own_function_along_its_own_directions():
         wanted = one_byte.decode(one_byte.encode(slopes))
         torch.testing.assert_close(torch.tensor(record.scalars), wanted, rtol=0.14, atol=1e-3)  # a code further at most
         assert not torch.allclose(torch.tensor(record.scalars), (rows @ gradients[worker - 1]).float(), rtol=0.14)
+
+
+def test_every_byte_is_measured_on_a_batch_of_its_own():
+    method = {"kind": "one_byte", "count": 3, "step_size": 0.01}
+    run = Quick(SPSA, method, steps=1, data=DIGITS)
+    engine, many = run.parts.engine, range(6)
+    cohort = Cohort(tuple(many), (0,) * 6, (Message({}),) * 6, (3,) * 6, run.parts.scenario.seed)
+    plan = run.parts.scenario.client.plan(cohort, engine)
+    for row, record in enumerate(run.state.records):
+        stream, slopes = Directions("rademacher", engine.spec.size, record.key), []
+        for k in range(3):
+            batch = torch.from_numpy(plan.indices[row, k, : plan.counts[row, k]])
+            losses = engine.example_losses(stream.pair(run.start, 0.01, k), batch.expand(2, -1)).double().mean(1)
+            slopes.append(float(losses[0] - losses[1]) / 0.02)
+        torch.testing.assert_close(torch.tensor(record.scalars), torch.tensor(slopes), rtol=0.14, atol=1e-3)
 
 
 def test_values_of_a_model_are_losses_on_the_batch_of_the_row_and_step():
