@@ -267,6 +267,13 @@ def test_fedkseed_pro_counts_no_scalar_as_more_than_a_thousand():
     assert float(run.state.totals.sum()) == pytest.approx(1000 * 15, rel=0.1)
 
 
+def test_fedkseed_pro_counts_no_skipped_step():
+    run = Quick({"kind": "fedkseed", "steps": 5, "loss_clip": 1e-12}, {"kind": "fedkseed", "candidates": 8,
+                "pro": True}, steps=2)  # fmt: skip
+    assert run.state.counts.tolist() == [1.0] * 8 and not run.state.totals.any()
+    assert torch.equal(run.params, run.start) and run.rounds[-1]["queries"] == 2 * N * 2 * 5
+
+
 def test_feedsign_does_not_depend_on_the_scale_of_losses():
     """Halving the curvature of every function leaves all votes, and so the model, as they were."""
     made = []
