@@ -22,6 +22,12 @@ def test_nobody_is_sent_its_own_bytes_however_many_of_its_tasks_were_applied(las
     assert method.payload(state, 3, last_version).num_bytes == 2 * (3 - last_version) * OWN // 8
 
 
+def test_who_holds_the_model_is_not_sent_its_weights_again():
+    method = OneByte(count=1, buffer_size=2, join="weights")
+    state = method.advance(method.start(torch.zeros(1000), 0), [], 2 * OWN, {1: OWN, 2: OWN})
+    assert [method.payload(state, 7, last).num_bytes for last in (None, 0, 1)] == [4000, 4000, 0]
+
+
 @pytest.mark.parametrize("kind, length", [("sphere", 1.0), ("coordinate", 1.0), ("rademacher", 10.0)])
 def test_a_step_of_feedsign_is_as_long_as_announced(kind, length):
     method = FeedSign(directions=kind, step_size=0.5)

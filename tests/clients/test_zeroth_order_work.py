@@ -265,6 +265,17 @@ def test_all_distinct_coordinates_are_a_gradient_step():
     assert torch.allclose(*frames, atol=1e-6)
 
 
+@pytest.mark.parametrize("client", [DIFFERENCES, FZOOS], ids=["fedzo", "fzoos"])
+def test_iterates_are_projected_where_the_problem_lives_in_the_cube_and_where_asked(client):
+    """Centres of plain quadratics lie at 3; a cube's iterates leave it if the step is large and nobody projects."""
+    far = {"kind": "quadratics", "clients": 2, "dimension": 4, "centers": [3.0, 3.0]}
+    free = {**client, "optimizer": {"learning_rate": 2.0}}
+    assert float(Quick(free, {"kind": "fedavg"}, steps=2, data=far).params.max()) > 1.2
+    kept, left = (Quick({**free, "project": p}, {"kind": "fedavg"}, steps=2).params for p in (True, False))
+    assert float(kept.min()) >= 0 and float(kept.max()) <= 1
+    assert float(left.min()) < 0 or float(left.max()) > 1
+
+
 def test_safeguard_never_rises_and_counts_its_queries():
     wild = {**DIFFERENCES, "optimizer": {"rule": "sgd", "learning_rate": 3.0}}
     free = Quick(wild, {"kind": "fedavg"}, steps=6)
