@@ -139,9 +139,14 @@ def test_decomfl_with_one_step_and_all_clients_is_the_scalar_mean():
 
 @pytest.mark.parametrize("scheme", ["central", "forward"])
 def test_decomfl_clients_drift_and_the_server_averages(scheme):
+    """Every local step has an objective of its own, as it has a batch: here (k + 1) times the losses."""
     local_steps, perturbations = 3, 2
+
+    def losses_at(k):
+        return lambda points: (k + 1) * losses(points)
+
     scalars = spsa.decomfl_local(
-        THETA, "gaussian", 2, SEED, COHORT, 1e-4, 0.1, lambda k: losses, local_steps, perturbations, scheme
+        THETA, "gaussian", 2, SEED, COHORT, 1e-4, 0.1, losses_at, local_steps, perturbations, scheme
     )
     assert scalars.shape == (COHORT, local_steps, perturbations)
     stream = Directions("gaussian", D, spsa.direction_key(SEED, 2))
@@ -150,7 +155,9 @@ def test_decomfl_clients_drift_and_the_server_averages(scheme):
         model = THETA.clone()
         for k in range(local_steps):
             rows = z[k * perturbations : (k + 1) * perturbations]
-            torch.testing.assert_close(scalars[i, k].double(), rows @ (model - TARGETS[i]), rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(
+                scalars[i, k].double(), (k + 1) * rows @ (model - TARGETS[i]), rtol=2e-3, atol=2e-3
+            )
             model = model - 0.1 / perturbations * scalars[i, k].double() @ rows
     records = spsa.decomfl_records(scalars, 2, SEED, 0.1)
     moved = apply_(THETA.clone(), "gaussian", records)
