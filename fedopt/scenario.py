@@ -238,10 +238,12 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
         raise ScenarioError([of_override(p, overrides, in_file) or where.message(p) for p in error.problems]) from error
 
 
-def problems_of_data(path: str | Path, scenario: Scenario) -> list[str]:
-    """What a cheap look at the data files shows to be wrong, as ``file:line:column: key: message``."""
-    _, where = read_yaml(Path(path))
-    return [where.message(Problem(path=("data", field), message=text)) for field, text in scenario.data.problems()]
+def problems_on_disk(path: str | Path, scenario: Scenario, overrides: Mapping[str, Any] | None = None) -> list[str]:
+    """What a cheap look at files of data and modules of code shows to be wrong, worded as by ``load``."""
+    values, where = read_yaml(Path(path))
+    parts = ("data", scenario.data.problems()), ("model", scenario.model.problems())
+    found = [Problem(path=(part, field), message=text) for part, problems in parts for field, text in problems]
+    return [of_override(p, overrides or {}, values) or where.message(p) for p in found]
 
 
 def failure_in(path: str | Path, error: Exception) -> str:
@@ -267,5 +269,5 @@ __all__ = [
     "ScenarioError",
     "failure_in",
     "load",
-    "problems_of_data",
+    "problems_on_disk",
 ]

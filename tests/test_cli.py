@@ -125,6 +125,14 @@ def test_validate_reads_the_header_of_a_table(tmp_path: Path, ending: str) -> No
         ),
         ("data={kind: idx, path: nowhere}", "idx: not found in nowhere"),
         (f"privacy={PRIVACY % '1.0e-14'}", "delta: must be >= 1e-12, got 1e-14"),
+        (
+            "data={kind: user_function, function: 'no_module:f', dimension: 3}",
+            "function: 'no_module:f' cannot be found: No module named 'no_module'; start fedopt in the folder of",
+        ),
+        (
+            "model={kind: user_module, factory: 'json:no_model'}",
+            "factory: cannot import model.factory json:no_model: module 'json' has no attribute 'no_model'.",
+        ),
     ],
 )
 def test_validate_refuses_what_a_run_would(scenario: Path, setting: str, told: str) -> None:

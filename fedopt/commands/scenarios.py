@@ -37,14 +37,15 @@ def validate(
     device: Device = None,
 ) -> None:
     """Check a scenario without running it; print the resolved scenario."""
-    from fedopt.scenario import ScenarioError, load, problems_of_data
+    from fedopt.scenario import ScenarioError, load, problems_on_disk
     from fedopt.yaml_writer import to_yaml
 
     try:
-        loaded = load(scenario, overrides(settings, seed, device))
+        changes = overrides(settings, seed, device)
+        loaded = load(scenario, changes)
     except ScenarioError as error:
         fail(error.problems)
-    if problems := problems_of_data(scenario, loaded):
+    if problems := problems_on_disk(scenario, loaded, changes):
         fail(problems)
     for warning in _warnings(loaded):
         typer.echo(f"{scenario}: warning: {warning}", err=True)

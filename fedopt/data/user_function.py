@@ -63,28 +63,65 @@ class UserFunction(DataSet):
         """Find the function.
 
         Raises:
-            ValueError: it cannot be imported, or is not callable.
+            ValueError: it cannot be imported, or not be called with a client, a point and the options.
         """
         objective = UserObjective(self._callable(), self.clients, self.dimension, self)
         return black_box(objective, {"name": self.function, "licence": "yours"})
 
-    def _callable(self) -> Callable[..., Any]:
+    def problems(self) -> list[tuple[str, str]]:
+        """Whether the function is there and takes its arguments; nothing of it is called."""
+        try:
+            found = self._found()
+        except ValueError as error:
+            return [("function", str(error))]
+        return self._misfits(found)
+
+    def _found(self) -> Any:
         module, _, name = self.function.partition(":")
         try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"data.function {self.function!r} cannot be found: {import_failure(error)}; check the path"
-            ) from error
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise ValueError(f"{self.function!r} cannot be found: {import_failure(error)}; check the path") from error
+
+    def _misfits(self, found: Any) -> list[tuple[str, str]]:
+        """What signatures show to be wrong, as (field, message)."""
+        arguments = ("clients", "points") if self.vectorised else ("client", "point")
+        how = f"called with ({', '.join(arguments)})"
+        if not inspect.isclass(found) and callable(found):
+            return self._refused("options" if self.options else "function", how, found, arguments, self.options)
+        method = next(
+            (vars(base)["__call__"] for base in getattr(found, "__mro__", ()) if "__call__" in vars(base)), None
+        )
+        if method is None:
+            return [("function", f"{self.function!r} cannot be called; give a function or a class with __call__")]
+        built = self._refused("options", "built", found, (), self.options)
+        plain = inspect.isfunction(method)
+        return built + (self._refused("function", how, method, (found, *arguments), {}) if plain else [])
+
+    def _refused(
+        self, field: str, how: str, what: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> list[tuple[str, str]]:
+        """The refusal of these arguments, if the signature is known and does not take them."""
+        try:
+            inspect.signature(what).bind(*positional, **named)
+        except TypeError as error:
+            given = f" {'and' if positional else 'with'} options {', '.join(named)}" if named else ""
+            return [(field, f"{self.function!r} cannot be {how}{given}: {error}")]
+        except ValueError:  # compiled code need not say what it takes
+            return []
+        return []
+
+    def _callable(self) -> Callable[..., Any]:
+        try:
+            found = self._found()
+        except ValueError as error:
+            raise ValueError(f"data.function {error}") from error
+        misfits = self._misfits(found)
+        if misfits:
+            raise ValueError("; ".join(f"data.{field} {message}" for field, message in misfits))
         if inspect.isclass(found):
-            found = found(**self.options)
-        elif self.options:
-            found = partial(found, **self.options)
-        if not callable(found):
-            raise ValueError(
-                f"data.function {self.function!r} cannot be called; give a function or a class with __call__"
-            )
-        return found  # type: ignore[no-any-return]
+            return found(**self.options)  # type: ignore[no-any-return]
+        return partial(found, **self.options)
 
 
 @dataclass(frozen=True)

@@ -28,3 +28,7 @@ class Model(Settings):
         Raises:
             ValueError: the model does not fit the task's shapes or kind; says which model would.
         """
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong as far as it shows without data and without building, as (field, message)."""
+        return []

@@ -60,11 +60,19 @@ class UserModule(Model):
             _try(module, task, self.factory)
         return module
 
+    def problems(self) -> list[tuple[str, str]]:
+        """Whether the factory is there; it is not called."""
+        try:
+            self._imported()
+        except ValueError as error:
+            return [("factory", str(error))]
+        return []
+
     def _imported(self) -> Any:
         module, _, name = self.factory.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             raise ValueError(f"cannot import model.factory {self.factory}: {import_failure(error)}") from error
 
 

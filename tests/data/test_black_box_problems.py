@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,57 @@ def test_user_function_refusals():
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=0.0)
     with pytest.raises(ValueError, match=r"bounds are 0 and 1, got -1\.0 and 1\.0"):
         UserFunction(function=f"{HERE}:bowl", dimension=3, lower=-1.0, upper=1.0)
+
+
+def scaled(client: int, point: np.ndarray, scale: float = 1.0) -> float:
+    return scale * float((point**2).sum())
+
+
+def lonely(point: np.ndarray) -> float:
+    return 0.0
+
+
+class Wordless:
+    """Cannot be called."""
+
+
+NUMBER = 5
+
+
+@pytest.mark.parametrize(
+    "name, vectorised, options, field, told",
+    [
+        ("nothing", False, {}, "function", "has no attribute 'nothing'; check the path"),
+        ("NUMBER", False, {}, "function", "cannot be called; give a function or a class with __call__"),
+        ("Wordless", True, {}, "function", "cannot be called; give a function or a class with __call__"),
+        ("lonely", False, {}, "function", "cannot be called with (client, point): too many positional arguments"),
+        ("scaled", False, {"sclae": 3}, "options",
+         "cannot be called with (client, point) and options sclae: got an unexpected keyword argument 'sclae'"),
+        ("Bowls", True, {"steps": 1}, "options",
+         "cannot be built with options steps: got an unexpected keyword argument 'steps'"),
+        ("Bowls", True, {"step": 0.5}, "", ""),
+        ("scaled", False, {"scale": 3.0}, "", ""),
+        ("ClearingBowls", True, {}, "", ""),
+    ],
+)  # fmt: skip
+def test_signatures_are_checked_without_a_call(name, vectorised, options, field, told):
+    settings = UserFunction(function=f"{HERE}:{name}", dimension=3, vectorised=vectorised, options=options)
+    if not told:
+        assert settings.problems() == [] and settings.load(0).objective.dimension == 3
+        return
+    ((where, message),) = settings.problems()
+    assert where == field and message.startswith(f"'{settings.function}' cannot be ") and message.endswith(told)
+    with pytest.raises(ValueError) as caught:
+        settings.load(0)
+    assert str(caught.value) == f"data.{field} {message}"
+
+
+def test_a_module_that_is_missing_or_no_python_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unparsable_bowl.py").write_text("def f(client, point) return 0\n")
+    for function, told in (("unparsable_bowl:f", r"unparsable_bowl\.py, line 1"), ("no_module:f", "No module named")):
+        ((field, message),) = UserFunction(function=function, dimension=3).problems()
+        assert field == "function" and re.search(rf"'{function}' cannot be found: .*{told}", message)
 
 
 @pytest.mark.parametrize("metric", ["precision", "recall", "f1", "jaccard"])
