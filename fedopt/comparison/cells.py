@@ -48,17 +48,27 @@ def cell_rows(runs: list[dict[str, Any]], confidence: float) -> list[dict[str, A
             continue
         # Without privacy epsilon is infinite: such a run competes on every ground.
         same = [r for r in own if ground_key(r) in (ground, NO_PRIVACY)]
-        points = np.array([_criteria(r, goal) for r in same])
+        costs = frontier_costs(own)
+        points = np.array([_criteria(r, goal, costs) for r in same])
         for row, kept in zip(same, statistics.pareto(points), strict=True):
             row["on_frontier"] = row["on_frontier"] or bool(kept)
     return rows
 
 
-def _criteria(row: dict[str, Any], goal: str) -> list[float]:
-    """(utility, epsilon, time, bytes), smaller is better; a private run without finite epsilon counts as infinite."""
+def frontier_costs(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Columns of what methods of one base are compared by, besides utility and epsilon.
+
+    Evaluations of the objective are one of them where every method asks for values; a gradient is not a number of them.
+    """
+    judged = [r for r in rows if r["mean"] is not None]
+    return ("time_s", "total_bytes", *(("queries",) if judged and all(r["queries"] for r in judged) else ()))
+
+
+def _criteria(row: dict[str, Any], goal: str, costs: tuple[str, ...]) -> list[float]:
+    """(utility, epsilon, costs), smaller is better; a private run without finite epsilon counts as infinite."""
     mean = math.nan if row["mean"] is None else row["mean"]
     epsilon = math.inf if row["epsilon"] is None else row["epsilon"]
-    return [-mean if goal == "max" else mean, epsilon, row["time_s"] or 0.0, row["total_bytes"] or 0.0]
+    return [-mean if goal == "max" else mean, epsilon, *(row[name] or 0.0 for name in costs)]
 
 
 def _cell(cell: Cell, group: list[dict[str, Any]], confidence: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedopt.comparison.cells import ground_key
+from fedopt.comparison.cells import frontier_costs, ground_key
 from fedopt.comparison.drawing import cells_of, colors, error_bars, figure_name, metric_axis, titled
 from fedopt.comparison.ground import Ground
 from fedopt.comparison.results import Results, cell_of
@@ -94,15 +94,28 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
     if any(r["time_s"] for r in rows):
         views.append(_across(groups, "time_s", "virtual time", "virtual time (s)"))
     views.append(_across(groups, "total_bytes", "bytes", "bytes sent, both ways", "~s"))
+    by_queries = "queries" in frontier_costs(rows)
+    if by_queries:
+        views.append(_across(groups, "queries", "evaluations", "objective evaluations", "~s"))
+    criteria = "virtual time, bytes and evaluations" if by_queries else "virtual time and bytes"
     best = [cell_of(r).label for r in rows if r["on_frontier"]]
     return [
         Figure(
             name=figure_name("frontier", base),
-            title=titled("Frontier over utility, epsilon, time and bytes", base),
+            title=titled(f"Frontier over utility, epsilon, {criteria.removeprefix('virtual ')}", base),
             alt=f"Points: mean metric against cost. On the frontier: {', '.join(best)}.",
             traces=traces,
             layout={"yaxis": metric_axis(rows), "showlegend": True},
-            columns=("method", "on the frontier", "mean", "epsilon", "trust", "virtual time (s)", "bytes"),
+            columns=(
+                "method",
+                "on the frontier",
+                "mean",
+                "epsilon",
+                "trust",
+                "virtual time (s)",
+                "bytes",
+                "evaluations",
+            ),
             rows=[
                 [
                     cell_of(r).label,
@@ -112,11 +125,12 @@ def frontier_figures(results: Results, base: str) -> list[Figure]:
                     r["trust"],
                     r["time_s"],
                     r["total_bytes"],
+                    r["queries"],
                 ]
                 for r in rows
             ],
-            caption="Filled: no other method on the same ground is at least as good in mean metric, epsilon, virtual "
-            "time and bytes and better in one; means are compared as they are, so neighbours may not be separable. No "
+            caption="Filled: no other method on the same ground is at least as good in mean metric, epsilon, "
+            f"{criteria} and better in one; means are compared as they are, so neighbours may not be separable. No "
             "privacy counts as infinite epsilon (not on the epsilon axis); trust is not a criterion. "
             "Bars: t intervals, cut where the metric cannot be.",
             views=tuple(views),

@@ -181,6 +181,8 @@ def learning_figures(results: Results, base: str, confidence: float) -> list[Fig
     if not traces:
         return []
     views = [_view(x, *cost) for cost in COSTS if any(np.any(drawn[cost[0]] > 0) for drawn in x)]
+    if views[0].label == "server steps" and all(np.any(drawn["queries"] > 0) for drawn in x):
+        views.insert(0, views.pop())  # a round is one step of some methods and two of others; values are values
     hidden = " Other noise levels are in the legend: choose them there." if any("visible" in t for t in traces) else ""
     return [
         Figure(

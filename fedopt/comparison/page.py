@@ -12,6 +12,7 @@ from fedopt.comparison.results import Judging, Results, cell_of
 from fedopt.comparison.words import (
     accounted_again,
     chosen_values,
+    costs_in_words,
     records,
     seeds_of,
     shown_interval,
@@ -125,14 +126,12 @@ def _cells_table(results: Results, judging: Judging) -> str:
         "epsilon",
         "ground",
         "trust",
-        "time",
-        "bytes",
     )
+    cost_names, costs = costs_in_words(results)
     rows = []
-    for r in records(results.cells):
+    for r, cost in zip(records(results.cells), costs, strict=True):
         interval = shown_interval(r)
         ground = text.MISSING if r["unit"] is None else f"{r['unit']}, {r['relation']}, delta {r['delta']:g}"
-        cost = (text.duration(r["time_s"]), text.size(r["total_bytes"]))
         values = (r["mean"], r["deviation"], interval, r["worst_decile"], r["epsilon"])
         rows.append([cell_of(r).label, seeds_of(r), *values, ground, r["trust"], *cost])
     name = next((r["metric_name"] for r in records(results.cells) if r["metric_name"]), "metric")
@@ -141,7 +140,7 @@ def _cells_table(results: Results, judging: Judging) -> str:
         f"{judging.confidence:.0%} Student's t interval of the mean, cut where the metric cannot be. Tests compare "
         "means by pairs of equal seeds: overlapping intervals say nothing about them."
     )
-    return text.paragraphs(note) + f'<div class="whole">{text.table(names, rows, "Methods")}</div>'
+    return text.paragraphs(note) + f'<div class="whole">{text.table((*names, *cost_names), rows, "Methods")}</div>'
 
 
 def _tests_table(results: Results) -> list[str]:

@@ -8,7 +8,15 @@ from fedopt.comparison.ground import why_apart
 from fedopt.comparison.page import Background
 from fedopt.comparison.paper import stems
 from fedopt.comparison.results import Judging, Results, cell_of
-from fedopt.comparison.words import accounted_again, records, seeds_of, shown_interval, trouble, verdicts
+from fedopt.comparison.words import (
+    accounted_again,
+    costs_in_words,
+    records,
+    seeds_of,
+    shown_interval,
+    trouble,
+    verdicts,
+)
 from fedopt.report import text
 from fedopt.report.figures import Figure
 
@@ -33,11 +41,12 @@ def _listed(sentences: Sequence[str]) -> list[str]:
 
 
 def _methods(results: Results, confidence: float) -> str:
-    names = ("method", "seeds", "mean", f"{confidence:.0%} interval", "epsilon", "trust", "virtual time", "bytes")
+    cost_names, costs = costs_in_words(results)
+    names = ("method", "seeds", "mean", f"{confidence:.0%} interval", "epsilon", "trust", *cost_names)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    for row in records(results.cells):
+    for row, cost in zip(records(results.cells), costs, strict=True):
         interval = shown_interval(row)
         cells = [cell_of(row).label, seeds_of(row), row["mean"], interval, row["epsilon"], row["trust"]]
-        shown = [text.cell(value) for value in cells] + [text.duration(row["time_s"]), text.size(row["total_bytes"])]
+        shown = [*(text.cell(value) for value in cells), *cost]
         lines.append(" | ".join(value.replace("|", "\\|") for value in shown))
     return "\n".join(f"| {line} |" for line in lines)

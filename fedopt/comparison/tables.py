@@ -18,7 +18,7 @@ from fedopt.schemas import Column
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 3
+VERSION = 4
 
 _INTEGER, _NUMBER, _TEXT, _TRUTH = pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
@@ -115,7 +115,11 @@ CELLS = (
         _NUMBER,
         "Median epsilon to the target, likewise; only where epsilon is the runs' own claim.",
     ),
-    Column("on_frontier", _TRUTH, "Whether no other method of its base and ground is better in all four criteria."),
+    Column(
+        "on_frontier",
+        _TRUTH,
+        "Whether no other method of its base and ground is at least as good in every criterion and better in one.",
+    ),
 )
 
 TESTS = (

@@ -15,6 +15,15 @@ def records(found: Any) -> list[dict[str, Any]]:
     return [{k: None if v is None or (isinstance(v, float) and v != v) else v for k, v in row.items()} for row in rows]
 
 
+def costs_in_words(results: Results) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Names and, for every cell, words of its costs: evaluations of the objective only where a method asks for them."""
+    rows = records(results.cells)
+    costs = [[text.duration(r["time_s"]), text.size(r["total_bytes"]), text.cell(r["queries"] or None)] for r in rows]
+    names = ("virtual time", "bytes", "evaluations")
+    shown = len(names) if any(r["queries"] for r in rows) else 2
+    return names[:shown], [cost[:shown] for cost in costs]
+
+
 VERDICTS = {"better": "better", "worse": "worse", "not separable": "not separable from noise"}
 
 

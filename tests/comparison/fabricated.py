@@ -37,6 +37,8 @@ def fabricate(
     scenario: dict[str, Any] | None = None,
     clients: tuple[float, ...] = (),
     examples: int = 5,
+    queries: int = 0,
+    seconds: float = 1.0,
 ) -> Path:
     """A run that evaluated ``metrics`` after steps 0, 1, ...; step k ends at k seconds after 100 k bytes each way.
 
@@ -49,13 +51,16 @@ def fabricate(
         scenario: keys of ``scenario.yaml`` besides name and seed.
         clients: local accuracy of every client.
         examples: of every client.
+        queries: of every step.
+        seconds: of every step.
     """
     last = len(metrics) - 1
     with RunLog(directory) as log:
         log.start({"name": "made", "seed": seed})
         for step, value in enumerate(metrics):
-            row = {"step": step, "phase": "train", "time_s": float(step), "wall_s": 0.1 * step, "participants": 2}
-            row |= {"lost": 0, "uplink_bytes": 100 * step, "downlink_bytes": 100 * step, "queries": 0}
+            row = {"step": step, "phase": "train", "time_s": seconds * step, "wall_s": 0.1 * step, "participants": 2}
+            row |= {"lost": 0, "uplink_bytes": 100 * step, "downlink_bytes": 100 * step}
+            row["queries"] = queries * step
             row |= {"metric_name": "accuracy", "metric_value": value, "test_loss": 1 - value, "test_accuracy": value}
             if document is not None:
                 row |= {"epsilon": document["epsilon"] * step / max(1, last), "delta": document["delta"]}
@@ -71,7 +76,7 @@ def fabricate(
             "status": status,
             "reason": "as planned",
             "steps": last,
-            "time_s": float(last),
+            "time_s": seconds * last,
             "wall_s": 0.1 * last,
             "metric_name": "accuracy",
             "metric_goal": "max",
@@ -79,7 +84,7 @@ def fabricate(
             "final_test_loss": 1 - metrics[-1],
             "uplink_bytes": 100 * last,
             "downlink_bytes": 100 * last,
-            "queries": 0,
+            "queries": queries * last,
             "population": len(clients),
             "references": ["Somebody 2020, A Method"],
             "warnings": [],

@@ -11,9 +11,10 @@ from comparison.fabricated import fabricate, privacy
 from fedopt.comparison import tables
 from fedopt.comparison.directories import entries_of
 from fedopt.comparison.expansion import Cell
+from fedopt.comparison.figures import all_figures
 from fedopt.comparison.results import Entry, Judging, Results, collect
 from fedopt.comparison.runs import is_finished
-from fedopt.comparison.words import records, seeds_of, trouble, verdicts
+from fedopt.comparison.words import costs_in_words, records, seeds_of, trouble, verdicts
 from fedopt.runlog import RunLogError
 
 FIRST = [(0.1, 0.5, 0.80), (0.1, 0.6, 0.82), (0.1, 0.7, 0.81)]
@@ -122,6 +123,42 @@ def test_frontier_over_all_four_criteria(results: Results) -> None:
     assert [row["on_frontier"] for row in records(results.cells)] == [False, True, True]
 
 
+ASKED = [((10, 30), (True, False)), ((30, 30), (True, True)), ((0, 30), (True, True))]
+
+
+@pytest.mark.parametrize(("asked", "kept"), ASKED)
+def test_evaluations_count_for_the_frontier_where_every_method_asks_for_values(
+    tmp_path: Path, asked: tuple[int, int], kept: tuple[bool, bool]
+) -> None:
+    entries = [
+        Entry(Cell("", name), 0, fabricate(tmp_path / name, [0.1, 0.8], queries=each))
+        for name, each in zip("AB", asked, strict=True)
+    ]
+    found = collect(entries, Judging(baseline="A"), tmp_path)
+    assert tuple(row["on_frontier"] for row in records(found.cells)) == kept
+    names, words = costs_in_words(found)
+    assert names[-1] == "evaluations" and words == [
+        ["1 s", "200 B", str(asked[0] or "\u2013")],
+        ["1 s", "200 B", "30"],
+    ]
+    drawn = all_figures(found, 0.95)
+    assert drawn["learning"][0].views[0].label == "virtual time"
+    assert ("evaluations" in [view.label for view in drawn["frontier"][0].views]) == all(asked)
+
+
+@pytest.mark.parametrize(("asked", "first"), [((10, 30), "evaluations"), ((0, 30), "server steps")])
+def test_without_times_black_boxes_are_drawn_over_evaluations(
+    tmp_path: Path, asked: tuple[int, int], first: str
+) -> None:
+    """A round is one step of some methods and two of others."""
+    entries = [
+        Entry(Cell("", name), 0, fabricate(tmp_path / name, [0.1, 0.8], queries=each, seconds=0.0))
+        for name, each in zip("AB", asked, strict=True)
+    ]
+    drawn = all_figures(collect(entries, Judging(baseline="A"), tmp_path), 0.95)
+    assert drawn["learning"][0].views[0].label == first
+
+
 def test_diverged_runs_are_left_out_of_means_and_named(tmp_path: Path) -> None:
     entries = [
         Entry(Cell("", "A"), 0, fabricate(tmp_path / "a", [0.1, 0.8])),
@@ -192,7 +229,7 @@ def test_tables_are_typed_documented_and_versioned(results: Results, tmp_path: P
     assert sorted(p.name for p in written)[:2] == ["cells.csv", "cells.parquet"]
     table = parquet.read_table(tmp_path / "runs.parquet")
     assert table.column_names == [column.name for column in tables.RUNS] and table.num_rows == 10
-    assert table.schema.metadata[b"fedopt_comparison_version"] == b"3"
+    assert table.schema.metadata[b"fedopt_comparison_version"] == b"4"
     assert str(table.schema.field("seed").type) == "int64" and table["steps"].null_count == 1
     with pytest.raises(ValueError, match="unknown columns of runs: invented"):
         tables.frame("runs", [{"invented": 1}])
