@@ -120,7 +120,7 @@ class UserFunction(DataSet):
         if misfits:
             raise ValueError("; ".join(f"data.{field} {message}" for field, message in misfits))
         if inspect.isclass(found):
-            return found(**self.options)  # type: ignore[no-any-return]
+            return found(**self.options)  # type: ignore[return-value]
         return partial(found, **self.options)
 
 
