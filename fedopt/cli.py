@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedopt.commands.common import Setting, fail, overrides, require_directory
+from fedopt.commands.replaying import replay
 from fedopt.commands.scenarios import init, list_components, schema, validate
 from fedopt.commands.simulating import simulate
 from fedopt.flower.commands import app as deploy_commands
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (simulate, validate, schema, init):
+for command in (simulate, validate, schema, init, replay):
     app.command()(command)
 app.command("list")(list_components)
 
@@ -264,12 +265,12 @@ def audit(
         raise typer.Exit(ALARM_EXIT_CODE)
 
 
-def main() -> None:
+def main(name: str | None = None) -> None:
     """Entry point: every expected error on one line, and modules of the current directory can be named."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name=name, standalone_mode=False))
     except click.ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help; older versions of click lack it
             error.show()

@@ -98,9 +98,10 @@ class SeedLog:
         """
         if data[:8] != _MAGIC:
             raise ValueError("these bytes are not a seed log")
-        _, kind, format_index, dimension, count = _HEADER.unpack_from(data)
-        place, records = _HEADER.size, []
+        place, count, records = _HEADER.size, 0, []
         try:
+            _, kind, format_index, dimension, count = _HEADER.unpack_from(data)
+            made = cls(_KINDS[kind], dimension)
             for _ in range(count):
                 step, key, first, step_size, size = _RECORD.unpack_from(data, place)
                 place += _RECORD.size
@@ -108,9 +109,11 @@ class SeedLog:
                 scalars = unpack_scalars(data[place : place + length], size, _FORMATS[format_index])
                 place += length
                 records.append(Record(step, int.from_bytes(key, "little"), scalars, step_size, first))
-        except (struct.error, ValueError) as error:
+            if place != len(data):
+                raise ValueError(f"{len(data) - place} bytes follow the last record")
+        except (struct.error, ValueError, IndexError) as error:
             raise ValueError(f"the seed log is cut short or damaged after {len(records)} of {count} records") from error
-        return cls(_KINDS[kind], dimension, tuple(records))
+        return replace(made, records=tuple(records))
 
     def to_json(self) -> str:
         """One JSON object; keys as hexadecimal text, numbers round-trip exactly."""
