@@ -103,7 +103,8 @@ class UserFunction(DataSet):
     ) -> list[tuple[str, str]]:
         """The refusal of these arguments, if the signature is known and does not take them."""
         try:
-            inspect.signature(what).bind(*positional, **named)
+            # Of what is called, not of what it wraps: a decorator may well change the arguments.
+            inspect.signature(what, follow_wrapped=False).bind(*positional, **named)
         except TypeError as error:
             given = f" {'and' if positional else 'with'} options {', '.join(named)}" if named else ""
             return [(field, f"{self.function!r} cannot be {how}{given}: {error}")]
@@ -168,16 +169,24 @@ class UserObjective:
         # Copies both ways: the function may write into its argument, and fill one result again and again.
         where = np.array(points.detach().to("cpu", torch.float64).numpy())
         if self.settings.vectorised:
-            found = np.array(self.function(who, where), dtype=np.float64)
+            found = np.array(self._call(who, where), dtype=np.float64)
         else:
             rows = zip(who.tolist(), where, strict=True)
-            found = np.array([[self._number(self.function(c, point)) for point in row] for c, row in rows])
+            found = np.array([[self._number(self._call(c, point)) for point in row] for c, row in rows])
         if found.shape != where.shape[:2]:
             raise ValueError(
                 f"{self.settings.function} returned shape {found.shape} for points {where.shape}; a vectorised "
                 f"function returns one value per point, {where.shape[:2]}"
             )
         return noisy(torch.from_numpy(found).to(points), self.noise_std, draw)
+
+    def _call(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # from within the function
+            raise ValueError(f"{self.settings.function} cannot be called with (client, point): {error}") from error
 
     def _number(self, value: Any) -> float:
         try:

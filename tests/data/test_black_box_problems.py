@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -58,8 +59,6 @@ def worded(client: int, point: np.ndarray) -> str:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
 
 
@@ -141,6 +140,25 @@ def test_signatures_are_checked_without_a_call(name, vectorised, options, field,
     with pytest.raises(ValueError) as caught:
         settings.load(0)
     assert str(caught.value) == f"data.{field} {message}"
+
+
+def wrapped(*arguments: object) -> float:
+    return lonely(arguments[1])  # type: ignore[arg-type]
+
+
+wrapped.__wrapped__ = lonely  # type: ignore[attr-defined]
+
+
+def test_a_decorated_function_is_called_as_what_it_became():
+    objective = UserFunction(function=f"{HERE}:wrapped", dimension=3).load(0).objective
+    assert objective.values([0], torch.zeros(1, 1, 3)).tolist() == [[0.0]]
+
+
+def test_a_call_that_no_signature_told_of_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "attribute", getattr, raising=False)
+    objective = UserFunction(function=f"{HERE}:attribute", dimension=3).load(0).objective
+    with pytest.raises(ValueError, match=r"attribute cannot be called with \(client, point\): "):
+        objective.values([0], torch.zeros(1, 1, 3))
 
 
 def test_a_module_that_is_missing_or_no_python_is_a_problem(tmp_path, monkeypatch):
