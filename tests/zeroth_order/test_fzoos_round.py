@@ -221,15 +221,17 @@ def test_the_bound_has_decayed_by_the_steps_before_the_round():
 
 
 def test_every_draw_of_a_round_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    asked, whole = [], fzoos.uniform
+    asked, sizes, whole = [], [], fzoos.uniform
 
     def watched(keys, count, index, *more):
         asked.append((tuple(keys), index))
+        sizes.append(count)
         return whole(keys, count, index, *more)
 
     monkeypatch.setattr(fzoos, "uniform", watched)
     play(settings(uncertainty="random", local_steps=4, query_after_last_step=True), 2)
     assert len(asked) == 1 + 2 * 2 * (4 + 1) and len(set(asked)) == len(asked)
+    assert sizes == [10 * D, *[20 * D, 20] * 4, *[30 * D, 30], *[20 * D, 20] * 4, *[30 * D, 30]]  # points, then scores
 
 
 def test_projection_keeps_queries_in_the_box():
