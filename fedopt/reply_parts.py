@@ -24,7 +24,7 @@ def unanswered(scenario: Scenario) -> list[Problem]:
         return []
     works = cast("dict[str, type[ClientWork]]", components("fedopt.clients"))
     fitting = [kind for kind, work in works.items() if wanted <= set(work.sends) and set(work.receives) <= carried]
-    use = "use client: " + " or ".join(f"{{kind: {kind}}}" for kind in fitting)
+    use = "use client: " + " or ".join(f"{{kind: {kind}}}" for kind in fitting) if fitting else "use another aggregator"
     if wanted <= set(client.sends):
         missing = [part for part in client.receives if part not in carried]
         methods = cast("dict[str, type[Method]]", components("fedopt.aggregators"))

@@ -178,12 +178,13 @@ def from_mapping(values: Mapping[str, Any]) -> Scenario:
         body.pop("devices")
     version = body.pop("schema_version", SCHEMA_VERSION)
     body.pop("resolved", None)  # notes of a run directory: versions, and how the engine chose
+    spelled_out = "schema_version" in values  # with every default: a cohort size there was nobody's wish
     if version != SCHEMA_VERSION:
         message = f"is {version}, but this fedopt reads {SCHEMA_VERSION}; use the version that wrote it"
         problems.append(Problem(path=("schema_version",), message=message))
     scenario = parse(Scenario, body, (), problems)
     if isinstance(scenario, Scenario) and not problems:
-        problems.extend(check(scenario))
+        problems.extend(check(scenario, spelled_out))
     if problems or not isinstance(scenario, Scenario):
         raise ConfigurationError(problems)
     return scenario
@@ -198,12 +199,18 @@ def _recorded_devices(devices: Any) -> Any:
     return {"compute": trace, "network": trace, **rest}
 
 
-def check(scenario: Scenario) -> list[Problem]:
-    """Problems between sections, which no single section can see."""
+def check(scenario: Scenario, spelled_out: bool = False) -> list[Problem]:
+    """Problems between sections, which no single section can see.
+
+    Args:
+        scenario: each section checked.
+        spelled_out: whether it comes from ``resolved()``, which says defaults that nobody asked for.
+    """
     from fedopt.privacy.combination import problems_of
     from fedopt.reply_parts import unanswered, unfitting
 
-    return [*(unanswered(scenario) or unfitting(scenario)), *_cohort(scenario), *problems_of(scenario)]
+    cohort = [] if spelled_out else _cohort(scenario)
+    return [*(unanswered(scenario) or unfitting(scenario)), *cohort, *problems_of(scenario)]
 
 
 def _cohort(scenario: Scenario) -> list[Problem]:

@@ -80,6 +80,15 @@ def test_a_resolved_scenario_loads_to_itself(tmp_path: Path) -> None:
     assert load(path) == first and load(path).content_hash() == first.content_hash()
 
 
+def test_a_default_that_is_spelled_out_is_nobodys_wish() -> None:
+    """The default cohort is larger than this population: a run may start, so its own record must load."""
+    body = mapping(data={"kind": "digits", "clients": 3}, sampling={"kind": "fixed"})
+    first = from_mapping(body)
+    assert first.resolved()["sampling"]["cohort_size"] == 10 and from_mapping(first.resolved()) == first
+    with pytest.raises(ConfigurationError, match=r"10 clients are wanted, but data\.clients is 3"):
+        from_mapping({**body, "sampling": {"kind": "fixed", "cohort_size": 10}})
+
+
 def test_the_content_hash_ignores_the_name_and_nothing_else() -> None:
     assert small(name="other").content_hash() == small().content_hash()
     assert small(client__lr=0.3).content_hash() != small().content_hash()

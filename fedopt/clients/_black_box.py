@@ -143,15 +143,22 @@ def measuring_type(engine: Engine) -> torch.dtype:
     return torch.float32 if engine.data.objective is None else torch.float64
 
 
-def refuse_without_slopes(scheme: str, engine: Engine) -> None:
-    """Forward gradients need a derivative.
+def without_slopes(scheme: str, engine: Engine) -> tuple[str, ...]:
+    """The refusal of forward gradients where the problem gives values only; empty elsewhere."""
+    objective = engine.data.objective
+    if scheme != "jvp" or objective is None or objective.has_gradients:
+        return ()
+    return ("scheme jvp needs derivatives and this problem gives values only; use scheme: central",)
+
+
+def refuse(problems: tuple[str, ...]) -> None:
+    """Raise what a client's ``unable`` found.
 
     Raises:
-        ValueError: the problem gives values only.
+        ValueError: all problems together.
     """
-    objective = engine.data.objective
-    if scheme == "jvp" and objective is not None and not objective.has_gradients:
-        raise ValueError("scheme jvp needs derivatives and this problem gives values only; use scheme: central")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def in_unit_cube(engine: Engine, project: bool) -> bool:

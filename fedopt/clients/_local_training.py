@@ -50,6 +50,16 @@ class LocalTraining(ClientWork):
         """``min(B, n_i)``, or n_i for full batches."""
         return num_examples if self.batch_size == "full" else min(self.batch_size, num_examples)
 
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Gradients."""
+        objective = engine.data.objective
+        if objective is None or objective.has_gradients:
+            return ()
+        return (
+            f"{self.kind()} needs gradients, but these data give values only; use a zeroth-order client, such as "
+            "finite_difference",
+        )
+
     def plan(self, cohort: Cohort, engine: Engine) -> BatchPlan:
         """Batches of a cohort."""
         return engine.plan_batches(cohort, self.batch_size, self.order)

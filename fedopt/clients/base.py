@@ -68,6 +68,14 @@ class ClientWork(Settings):
         """
         return ()
 
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """What this work needs that the loaded data do not have, with a remedy; empty if nothing. Asked before a run.
+
+        Args:
+            engine: with the data, and the model if there is one.
+        """
+        return ()
+
     def protected(self, clipping: ExampleClipping) -> ClientWork:
         """The same work with every example's gradient clipped and noise added, for example-level privacy.
 
@@ -78,6 +86,16 @@ class ClientWork(Settings):
             f"client {type(self).kind()} has no per-example clipping, so its mechanism cannot protect examples; use "
             "client: {kind: dp_sgd}"
         )
+
+
+def without_examples(work: ClientWork, engine: Engine) -> tuple[str, ...]:
+    """The refusal of work on examples where the task is a function of a point; empty elsewhere."""
+    if engine.data.objective is None:
+        return ()
+    return (
+        f"{work.kind()} works on examples, but these data are functions of a point; use data with examples, such as "
+        "digits, or another client",
+    )
 
 
 def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, Any]:

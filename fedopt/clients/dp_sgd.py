@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from fedopt.clients._local_training import normalizer
-from fedopt.clients.base import ClientWork
+from fedopt.clients.base import ClientWork, without_examples
 from fedopt.engine.base import Cohort, CohortReply, Engine, ExampleClipping, LocalRule
 from fedopt.types import Message, ParamSpec
 
@@ -112,6 +112,10 @@ class DpSgd(ClientWork):
     def initial_state(self, spec: ParamSpec) -> dict[str, int]:
         """Stateless."""
         return {}
+
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Examples."""
+        return without_examples(self, engine)
 
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Train every client of the cohort; parts: ``update``.

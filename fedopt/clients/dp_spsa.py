@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from fedopt.clients.base import ClientWork
+from fedopt.clients.base import ClientWork, without_examples
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine, ExampleClipping
 from fedopt.types import Message, ParamSpec
 
@@ -51,6 +51,10 @@ class DpSpsa(ClientWork):
     def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
         """More than one local step."""
         return () if getattr(aggregator, "local_steps", 1) == 1 else (("kind", ONE_STEP),)
+
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Examples."""
+        return without_examples(self, engine)
 
     def protected(self, clipping: ExampleClipping) -> DpSpsa:
         """The same work, with this clipping and noise."""

@@ -14,7 +14,8 @@ from fedopt.clients._black_box import (
     in_unit_cube,
     is_check,
     measuring_type,
-    refuse_without_slopes,
+    refuse,
+    without_slopes,
 )
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.rng import key
@@ -79,6 +80,10 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         misfit = self._misfit("control" in aggregator.message_parts(), ask)
         return (*found, ("method", misfit)) if misfit else tuple(found)
 
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Derivatives, for jvp."""
+        return without_slopes(self.scheme, engine)
+
     def planned_steps(self, num_examples: int, message: Message) -> int:
         """T; one for an estimate or values only."""
         if is_check(message) or message.config.get("ask") == "correction":
@@ -114,7 +119,7 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         message = cohort.messages[0]
         if is_check(message):
             return check_reply(cohort, engine, self)
-        refuse_without_slopes(self.scheme, engine)
+        refuse(self.unable(engine))
         if message.config.get("ask") == "correction":
             return self._control_only(cohort, engine)
         misfit = self._misfit("control" in message.parts, message.config.get("ask"))
@@ -197,6 +202,8 @@ class FiniteDifference(BlackBoxWork, FiniteDifferenceSettings):
         """Why the method does not go with an aggregator that sends this and asks for that; empty if it does."""
         if self.method == "scaffold2" and not gets_control:
             return "scaffold2 needs the mean control; use aggregator: {kind: scaffold}"
+        if self.method in ("fedzo", "fedprox") and gets_control:
+            return f"{self.method} sends no control back; use method: scaffold2, or aggregator: {{kind: fedavg}}"
         if self.method in ("fedzo", "fedprox") and ask is not None:
             return f"{self.method} makes no correction; use aggregator: {{kind: fedavg}}, or method: scaffold1"
         if self.method == "scaffold1" and ask not in ("points", "correction"):

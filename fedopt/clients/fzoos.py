@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from fedopt.clients._black_box import CHECK_BYTES, BlackBoxWork, check_reply, groups, in_unit_cube, is_check
+from fedopt.clients._black_box import CHECK_BYTES, BlackBoxWork, check_reply, groups, in_unit_cube, is_check, refuse
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.rng import key
 from fedopt.types import Message, ParamSpec
@@ -198,6 +198,13 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         pairs = [(self._state(cohort, "points", r), self._state(cohort, "values", r)) for r in rows]
         return query_log.stack(pairs, engine.spec.size, engine.device)
 
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Known gradients, for the gamma rule oracle."""
+        objective = engine.data.objective
+        if self.gamma.rule != "oracle" or (objective is not None and objective.has_gradients):
+            return ()
+        return ("gamma rule oracle needs a problem with known gradients; use inverse_step or constant",)
+
     def _oracle(self, engine: Engine) -> Any:
         """True gradient of the mean function, for the diagnostic gamma rule only.
 
@@ -206,9 +213,9 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         """
         if self.gamma.rule != "oracle":
             return None
+        refuse(self.unable(engine))
         objective = engine.data.objective
-        if objective is None or not objective.has_gradients:
-            raise ValueError("gamma rule oracle needs a problem with known gradients; use inverse_step or constant")
+        assert objective is not None
         everybody = list(range(objective.num_clients))
 
         def gradient(points: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
-from fedopt.clients.base import ClientWork
+from fedopt.clients.base import ClientWork, without_examples
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine, ExampleClipping
 from fedopt.types import Message, ParamSpec
 
@@ -60,6 +60,10 @@ class GradientDifference(ClientWork):
     def initial_state(self, spec: ParamSpec) -> dict[str, int]:
         """Stateless."""
         return {}
+
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Examples."""
+        return without_examples(self, engine)
 
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Clipped means of the cohort; parts: ``gradient`` or ``slope``."""

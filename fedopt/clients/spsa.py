@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from fedopt.clients._black_box import BlackBoxWork, groups, measuring_type, refuse_without_slopes
+from fedopt.clients._black_box import BlackBoxWork, groups, measuring_type, refuse, without_slopes
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine
 from fedopt.types import Message, ParamSpec
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 _BITS = {"float32": 32, "byte": 8, "stochastic_byte": 8, "sign": 1}
+
+
+OWN_FORWARD = "aggregator one_byte draws a batch per scalar, so scheme forward saves nothing: use central"
 
 
 class Spsa(BlackBoxWork):
@@ -49,6 +52,15 @@ class Spsa(BlackBoxWork):
         count = min(steps, int(message.config.get("scalar_steps", 1))) * int(message.config.get("perturbations", 1))
         return -(-count * _BITS[message.config.get("code", "float32")] // 8)
 
+    def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
+        """Forward differences along directions of one's own."""
+        alone = aggregator.kind() == "one_byte" and self.scheme == "forward"
+        return (("scheme", OWN_FORWARD),) if alone else ()
+
+    def unable(self, engine: Engine) -> tuple[str, ...]:
+        """Derivatives, for jvp."""
+        return without_slopes(self.scheme, engine)
+
     def work(self, cohort: Cohort, engine: Engine) -> CohortReply:
         """Measure; part: ``scalars`` ``[rows, K P]``.
 
@@ -59,7 +71,7 @@ class Spsa(BlackBoxWork):
 
         if any("scalar_steps" not in message.config for message in cohort.messages):
             raise ValueError("client spsa sends scalars; use aggregator decomfl, feedsign or one_byte")
-        refuse_without_slopes(self.scheme, engine)
+        refuse(self.unable(engine))
         config = cohort.messages[0].config
         count = int(config["scalar_steps"]) * int(config["perturbations"])
         scalars = torch.zeros(len(cohort), count, device=engine.device)
@@ -110,9 +122,7 @@ class Spsa(BlackBoxWork):
         from fedopt.zeroth_order.spsa import direction_key, directions_at_once, own_scalars
 
         if self.scheme == "forward":
-            raise ValueError(
-                "aggregator one_byte draws a batch per scalar, so scheme forward saves nothing: use central"
-            )
+            raise ValueError(OWN_FORWARD)
         theta = cohort.messages[rows[0]].parts["params"].to(engine.device, measuring_type(engine))[None]
         names = [(cohort.tasks[r], cohort.clients[r]) for r in rows]
         streams = [

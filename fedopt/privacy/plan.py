@@ -105,7 +105,8 @@ def calibrated(mechanism: Mechanism, scenario: Scenario, public: Public, claim: 
 
     def profiles_at(level: float) -> list[Counted]:
         candidate = mechanism.with_noise_level(level, length, scenario)
-        return PrivacyAccounting(scenario, candidate, claim, public, releases, participations).planned_profiles()
+        planned = PrivacyAccounting(scenario, candidate, claim, public, releases, participations).planned_profiles()
+        return planned or [()]  # nobody makes a step
 
     def level_for(ledger: int) -> float:
         return calibrate(

@@ -47,7 +47,15 @@ def private_durations(scenario: Scenario, timed: bool) -> Found:
         scenario: with privacy.
         timed: whether arrival times decide anything: asynchronous pacing, or a deadline.
     """
-    if timed and sizes_are_private(scenario) and _depends_on_examples(scenario):
+    if not timed or not sizes_are_private(scenario):
+        return
+    try:
+        depends = _depends_on_examples(scenario)
+    except ValueError as error:
+        if isinstance(getattr(scenario.data, "clients", None), int):  # else there may be as many as it needs
+            yield ("devices", "compute"), str(error)
+        return
+    if depends:
         yield (
             ("devices", "compute"),
             "a client's duration depends on its private number of examples and decides which release its reply is in; "
@@ -106,6 +114,6 @@ def _depends_on_examples(scenario: Scenario) -> bool:
 
 def _seconds(scenario: Scenario, examples: int) -> Seconds:
     """Time of the first task of a client where everybody has so many examples."""
-    clients = min(2, getattr(scenario.data, "clients", 2))
+    clients = getattr(scenario.data, "clients", 2)
     times = scenario.devices.compute.bind(Fleet(0, clients, np.full(clients, examples)))
     return times.seconds(0, 0, *_work(scenario, examples))

@@ -148,23 +148,29 @@ def clients_table(updates: pa.Table, clients: tuple[dict[str, Any], ...] | list[
 
 
 def _count(updates: pa.Table) -> dict[int, dict[str, Any]]:
-    """Per client: tasks, replies used, tasks lost. A held reply has two rows but is one task."""
+    """Per client: tasks, replies used, tasks lost. A held reply has two rows but is one task.
+
+    Where no time passes, several tasks of a client start at one moment from one version.
+    """
     status = updates["status"]
     flags = updates.select(["client_id", "dispatched_s", "version", "num_examples"])
     flags = flags.append_column("used", pc.cast(pc.equal(status, "admitted"), pa.int64()))
     lost = pc.or_(pc.equal(status, "lost"), pc.equal(status, "failed"))
     flags = flags.append_column("lost", pc.cast(lost, pa.int64()))
-    per_task = flags.group_by(["client_id", "dispatched_s", "version"]).aggregate(
-        [("used", "sum"), ("lost", "sum"), ("num_examples", "max")]
+    flags = flags.append_column("held", pc.cast(pc.equal(status, "held"), pa.int64()))
+    per_start = flags.group_by(["client_id", "dispatched_s", "version"]).aggregate(
+        [("used", "sum"), ("lost", "sum"), ("held", "sum"), ("held", "count"), ("num_examples", "max")]
     )
-    totals = per_task.group_by("client_id").aggregate(
-        [("dispatched_s", "count"), ("used_sum", "sum"), ("lost_sum", "sum"), ("num_examples_max", "max")]
+    held, rows = per_start["held_sum"], per_start["held_count"]
+    per_start = per_start.append_column("tasks", pc.max_element_wise(held, pc.subtract(rows, held)))
+    totals = per_start.group_by("client_id").aggregate(
+        [("tasks", "sum"), ("used_sum", "sum"), ("lost_sum", "sum"), ("num_examples_max", "max")]
     )
     return {
         row["client_id"]: {
             "client_id": row["client_id"],
             "num_examples": row["num_examples_max_max"],
-            "dispatches": row["dispatched_s_count"],
+            "dispatches": row["tasks_sum"],
             "participations": row["used_sum_sum"],
             "losses": row["lost_sum_sum"],
         }

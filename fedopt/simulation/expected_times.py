@@ -57,11 +57,18 @@ def _mean_seconds(clock: DeviceClock, steps: list[int], batches: list[int]) -> l
     return found
 
 
+def mean_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> list[Any] | None:
+    """E[T_i] of every client's computing, for the planned work; None if unknown or of too many clients."""
+    if data.clients.num_clients > LISTED_CLIENTS:
+        return None
+    return _mean_seconds(clock, *_planned(scenario, data))
+
+
 def expected_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:
     """E[T_i] of every client, where the devices say how often each will reply."""
     if not _times_are_known(scenario, data) or not _every_task_replies(scenario):
         return None
-    return _mean_seconds(clock, *_planned(scenario, data))
+    return mean_seconds(scenario, data, clock)
 
 
 def equal_work_seconds(scenario: Scenario, data: FederatedData, clock: DeviceClock) -> Any:

@@ -38,6 +38,7 @@ def test_more_different_directions_than_dimensions(data: Any, directions: str) -
     [
         ("fedzo", "gradient_correction", "fedzo makes no correction; use aggregator: {kind: fedavg}"),
         ("fedprox", "gradient_correction", "fedprox makes no correction"),
+        ("fedzo", "scaffold", "fedzo sends no control back; use method: scaffold2, or aggregator: {kind: fedavg}"),
         ("scaffold1", "fedavg", "scaffold1 needs a second exchange; use aggregator: {kind: gradient_correction"),
         ("scaffold1", {"kind": "gradient_correction", "exchanges": 1}, "scaffold1 needs a second exchange"),
         ("scaffold1", "scaffold", "scaffold1 needs a second exchange"),
@@ -51,6 +52,12 @@ def test_a_method_without_its_aggregator(method: str, aggregator: Any, told: str
     own = {"scaffold1": "gradient_correction", "scaffold2": "scaffold"}.get(method, "fedavg")
     from_mapping(body(QUADRATICS, client, own))
     from_mapping(body(QUADRATICS, client, {"kind": "safeguard", "inner": own}))
+
+
+def test_forward_differences_save_nothing_along_own_directions() -> None:
+    forward = {**SPSA, "scheme": "forward"}
+    assert refusal(body(None, forward, "one_byte")).startswith("client.scheme: aggregator one_byte draws a batch")
+    from_mapping(body(None, forward, COMFL))
 
 
 def test_private_scalars_need_privacy_one_step_and_flat_clipping() -> None:

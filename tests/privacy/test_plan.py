@@ -219,6 +219,20 @@ def test_a_client_without_examples_has_nothing_to_pay_for():
     assert rates == {0: [0.1], 50: [0.2]}
 
 
+@pytest.mark.parametrize(("steps", "sizes"), [(0, [100, 50]), (3, [0, 0])])
+def test_where_nobody_makes_a_step_any_noise_meets_the_target(steps, sizes):
+    scenario = private(
+        {"kind": "dp_sgd"},
+        {"unit": "example", "target_epsilon": 1.0},
+        client={"kind": "dp_sgd", "epochs": 1, "batch_size": 10},
+        data={"kind": "digits", "clients": 2, "public": ["num_examples"]},
+        sampling={"kind": "all"},
+        run={"server_steps": steps},
+    )
+    found = plan(scenario, public_of(scenario, num_examples=np.array(sizes)))
+    assert found.mechanism.noise_level() > 0 and found.accounting.exact_planned() == 0
+
+
 def test_rejected_replies_count_towards_the_participation_limit(tmp_path):
     """Under local trust the server has seen a reply it then rejects: it is paid for, and used up."""
     scenario = private(

@@ -101,3 +101,11 @@ def test_the_accountant_must_know_the_releases():
     assert "Poisson sampling under replace_one has no Renyi bound here; use accountant: pld" in refusal(body)
     body["privacy"]["accountant"] = "pld"
     assert from_mapping(body).privacy is not None
+
+
+def test_times_may_be_given_client_by_client():
+    body = private({"max_participations": 2}, **STREAM, client=FIXED_WORK)
+    body["devices"] = {"compute": {"kind": "constant", "seconds": [1.0 + i for i in range(12)]}}
+    assert from_mapping(body).privacy is not None
+    body["devices"]["compute"]["seconds"] = [1.0, 2.0, 3.0]
+    assert "devices.compute: devices.compute.seconds has 3 times for 12 clients; give one" in refusal(body)

@@ -46,3 +46,17 @@ def test_black_boxes_are_measured_by_their_own_value(tmp_path: Path) -> None:
     Session(scenario, tmp_path / "run", quiet=True).run()
     assert (fedopt.open_run(tmp_path / "run").clients.num_test_examples == 0).all()
     assert "on each client's own objective." in unescape((tmp_path / "run" / "report.html").read_text())
+
+
+def test_where_no_time_passes_a_client_has_many_tasks_at_once(tmp_path: Path) -> None:
+    """A buffer of ten of one client: ten tasks from one version, all at time 0."""
+    alone = small(
+        data={"kind": "digits", "clients": 1},
+        sampling={"kind": "all"},
+        devices={},
+        aggregator={"kind": "fedbuff", "buffer_size": 10},
+        run={"server_steps": 2},
+    )
+    Session(alone, tmp_path / "run", quiet=True).run()
+    row = fedopt.open_run(tmp_path / "run").clients.iloc[0]
+    assert (row.dispatches, row.participations, row.losses) == (20, 20, 0)

@@ -82,7 +82,7 @@ class Tree(PerRelease):
         return (
             *one_direction(scenario, "tree"),
             "tree accounts one participation of a client per tree; use sampling: {kind: separated, min_separation: "
-            f"{length}}} (at least restart_every) or max_participations: 1",
+            f"{length or '...'}}} (at least restart_every) or max_participations: 1",
         )
 
     def init(self, dimension: int, public: Public) -> State:

@@ -1,0 +1,47 @@
+"""Runs that would never end, or never make a step, seen before they start."""
+
+from __future__ import annotations
+
+from fedopt.data.base import FederatedData
+from fedopt.scenario import Scenario
+from fedopt.simulation.expected_times import mean_seconds
+from fedopt.simulation.fleet import DeviceClock
+from fedopt.types import Count, Every, Exchange, Public
+
+
+def never_full(exchange: Exchange, public: Public) -> tuple[str, ...]:
+    """Why a stream's buffer can never hold the replies of a step, with a remedy; empty if it can.
+
+    Args:
+        exchange: the aggregator's plan.
+        public: public constants.
+    """
+    close = exchange.close
+    if exchange.pacing != "stream" or not isinstance(close, Count):
+        return ()
+    slots = public.num_clients if public.concurrency is None else public.concurrency
+    if exchange.restart == "at_step" and close.k > slots:
+        return (
+            f"a step needs {close.k} replies, but restart: at_step lets only {slots} clients work until then; lower "
+            "buffer_size, raise the sampler's concurrency, or use restart: immediately",
+        )
+    if public.is_private and close.k > public.num_clients:
+        return (
+            f"a step needs {close.k} replies, but under privacy one client may move a release only once, and there are "
+            f"{public.num_clients}; lower buffer_size",
+        )
+    return ()
+
+
+def no_time_passes(scenario: Scenario, data: FederatedData, clock: DeviceClock, exchange: Exchange) -> bool:
+    """Whether virtual time alone ends the run, but no task takes any.
+
+    Steps that a timer makes take time whatever the devices do; a privacy section or a target may end a run without it.
+    """
+    run, devices = scenario.run, scenario.devices
+    if run.time_s is None or run.server_steps is not None or run.target_metric is not None:
+        return False
+    if scenario.privacy is not None or isinstance(exchange.close, Every) or devices.network.kind() != "none":
+        return False
+    means = mean_seconds(scenario, data, clock)
+    return means is not None and not any(means)
