@@ -270,7 +270,7 @@ def main(name: str | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that nothing installed is hidden
     try:
-        sys.exit(app(prog_name=name, standalone_mode=False))
+        code = app(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help; older versions of click lack it
             error.show()
@@ -279,12 +279,13 @@ def main(name: str | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(1)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         told = own_failure(error)
         if told is None:
             raise
         typer.echo(told, err=True)
         sys.exit(1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

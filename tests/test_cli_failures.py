@@ -253,3 +253,21 @@ def test_accountants_can_be_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with pytest.raises(SystemExit):
         fedopt.cli.main()
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["pld", "rdp"]
+
+
+def test_a_component_that_ends_the_process_is_a_failure(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bug_in(tmp_path, monkeypatch)
+    (tmp_path / "bug.py").write_text(RAISING.replace('return found["x"]', "raise SystemExit(7)"))
+    words = ["simulate", str(scenario), "--quiet", "--set", "aggregator={kind: 'bug:Bug'}"]
+    code, errors = tell(monkeypatch, capsys, *words)
+    (directory,) = (tmp_path / "reports" / "small").iterdir()
+    assert code == 1
+    assert errors == (
+        f"bug:Bug.step failed: SystemExit: 7 ({tmp_path / 'bug.py'}:17); FEDOPT_TRACEBACK=1 shows the traceback; "
+        f"go on with: fedopt simulate {directory.relative_to(tmp_path)} --resume\n"
+    )
+    monkeypatch.setattr("fedopt.cli.app", lambda **_: sys.modules["bug"].look_up({}))
+    code, errors = tell(monkeypatch, capsys)  # in any other command
+    assert code == 1 and "failed: SystemExit: 7" in errors

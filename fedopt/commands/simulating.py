@@ -61,7 +61,7 @@ def simulate(
     except KeyboardInterrupt:
         typer.echo(f"interrupted{_how_to_go_on(scenario, loaded, out)}", err=True)
         raise typer.Exit(130) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of one's own may end the process
         told = own_failure(error)
         if told is not None:
             typer.echo(f"{told}{_how_to_go_on(scenario, loaded, out)}", err=True)

@@ -128,8 +128,8 @@ def compare(
     Returns:
         The comparison. A failed run is in its tables; it does not raise.
     Raises:
-        ScenarioError: the description has problems; all of them are listed.
-        RunLogError: a directory holds no run, or nothing can be written.
+        ScenarioError: the description has problems (all of them are listed), or a directory holds no run.
+        RunLogError: nothing can be written.
     """
     base = Path(out) if out is not None else DEFAULT_OUT
     if isinstance(source, (str, Path)) and Path(source).is_dir():

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedopt.comparison.expansion import Cell
 from fedopt.comparison.results import Entry
-from fedopt.runlog import RunLogError, read_summary, run_state
-from fedopt.scenario_file import read_yaml
+from fedopt.runlog import read_summary, run_state
+from fedopt.scenario_file import ScenarioError, read_yaml
 
 _IGNORED = ("name", "seed", "engine", "resolved", "schema_version")
 
@@ -19,13 +19,14 @@ def entries_of(directories: Sequence[Path]) -> list[Entry]:
     """One entry per directory, methods named by what tells them apart.
 
     Raises:
-        RunLogError: a directory holds no run, or the same run is given twice.
+        ScenarioError: directories hold no run (all are named), or the same run is given twice.
     """
+    strangers = [directory for directory in directories if not _holds_run(directory)]
+    if strangers:
+        raise ScenarioError([f"{directory}: holds no run; {_remedy(directory)}." for directory in strangers])
     settings: list[dict[str, Any]] = []
     names, seeds = [], []
     for directory in directories:
-        if run_state(directory) == "absent" or not (directory / "scenario.yaml").exists():
-            raise RunLogError(f"{directory} holds no run; give run directories, or one comparison file")
         values, _ = read_yaml(directory / "scenario.yaml")
         names.append(str(values.get("name", directory.name)))
         seeds.append(int(values.get("seed", read_summary(directory).get("seed") or 0)))
@@ -42,13 +43,22 @@ def entries_of(directories: Sequence[Path]) -> list[Entry]:
     return [found[i] for i in range(len(directories))]
 
 
+def _holds_run(directory: Path) -> bool:
+    return run_state(directory) != "absent" and (directory / "scenario.yaml").exists()
+
+
+def _remedy(directory: Path) -> str:
+    if directory.is_dir() and any(_holds_run(inner) for inner in directory.iterdir()):
+        return f"its folders do: give {directory}/*"
+    return "give run directories, or one comparison file"
+
+
 def _refuse_twins(group: list[int], seeds: list[int], directories: Sequence[Path]) -> None:
     first: dict[int, Path] = {}
     for i in group:
         if seeds[i] in first:
-            raise RunLogError(
-                f"{directories[i]} repeats {first[seeds[i]]}: the same scenario with the same seed; give one of them"
-            )
+            again, twin = directories[i], first[seeds[i]]
+            raise ScenarioError([f"{again}: repeats {twin}: the same scenario with the same seed; give one of them."])
         first[seeds[i]] = directories[i]
 
 

@@ -46,7 +46,7 @@ def run_job(
         data = data if examples is None else examples.of(data)
         driver = make_driver or on_virtual_clock
         Session(scenario, directory, True, data, make_driver=driver, batch=batch).run(resume=how == "resumed")
-    except Exception as error:  # reported with the comparison; the other runs must not be lost
+    except (Exception, SystemExit) as error:  # reported with the comparison; the other runs must not be lost
         wall, own = time.perf_counter() - began, own_failure(error)
         if own is not None:  # the user's own component: where it failed, not how it was called
             return "failed", wall, own, ""

@@ -75,7 +75,13 @@ def test_problems_of_a_file_exit_with_2(tmp_path: Path) -> None:
 
 
 def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
-    assert call("compare", str(tmp_path), "--out", str(tmp_path / "out"))[0] == 1
+    fabricate(tmp_path / "runs" / "run", [0.5])
+    for folder, remedy in (
+        (tmp_path, "give run directories, or one comparison file"),
+        (tmp_path / "runs", "its folders"),
+    ):
+        code, _, errors = call("compare", str(folder), "--out", str(tmp_path / "out"))
+        assert code == 2 and errors.startswith(f"{folder}: holds no run; {remedy}") and errors.count("\n") == 1
     code, _, errors = call("verify", str(tmp_path))
     assert code == 2 and "holds no finished run" in errors
     code, _, errors = call("export", str(tmp_path), "--tensorboard", str(tmp_path / "events"))

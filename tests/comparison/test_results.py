@@ -15,7 +15,7 @@ from fedopt.comparison.figures import all_figures
 from fedopt.comparison.results import Entry, Judging, Results, collect
 from fedopt.comparison.runs import is_finished
 from fedopt.comparison.words import costs_in_words, records, seeds_of, trouble, verdicts
-from fedopt.runlog import RunLogError
+from fedopt.scenario_file import ScenarioError
 
 FIRST = [(0.1, 0.5, 0.80), (0.1, 0.6, 0.82), (0.1, 0.7, 0.81)]
 BETTER = [(0.1, 0.85, 0.90), (0.1, 0.8, 0.92), (0.1, 0.9, 0.915)]
@@ -251,7 +251,7 @@ def test_directories_that_differ_in_their_seed_are_one_method(tmp_path: Path) ->
     ]
     labels = [entry.cell.variant for entry in entries_of(paths)]
     assert labels == ["made, client.lr 0.1", "made, client.lr 0.1", "made, client.lr 0.5"]
-    with pytest.raises(RunLogError, match=r"repeats .*r0: the same scenario with the same seed"):
+    with pytest.raises(ScenarioError, match=r"repeats .*r0: the same scenario with the same seed"):
         entries_of([paths[0], paths[0]])
-    with pytest.raises(RunLogError, match="holds no run; give run directories"):
+    with pytest.raises(ScenarioError, match=r"holds no run; its folders do: give .*/\*"):
         entries_of([tmp_path])
