@@ -185,7 +185,8 @@ def kind_of_field(settings: type[BaseModel], field: str) -> KindOf | None:
     return next((m for m in info.metadata if isinstance(m, KindOf)), None)
 
 
-def _nested_settings(settings: type[BaseModel], field: str) -> type[BaseModel] | None:
+def nested_settings(settings: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The settings class of a field that is a section or a component, or None."""
     annotation = settings.model_fields[field].annotation
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
@@ -231,7 +232,7 @@ def parse(
     for name in settings.model_fields:
         if name not in values:
             continue
-        family, inner = kind_of_field(settings, name), _nested_settings(settings, name)
+        family, inner = kind_of_field(settings, name), nested_settings(settings, name)
         if values[name] is None:
             if family is None and inner is not None and not settings.model_fields[name].is_required():
                 values.pop(name)  # an empty section in YAML: all its defaults

@@ -143,3 +143,20 @@ def parse_override(text: str) -> tuple[str, Any]:
     except YAMLError as error:
         raise ScenarioError([f"--set {text}: the value is not YAML: {str(error).splitlines()[0]}."]) from error
     return name, parsed
+
+
+def flow(value: Any) -> str:
+    """A value in YAML's one-line form.
+
+    >>> flow({"kind": "mlp", "hidden": [64], "dropout": None})
+    '{kind: mlp, hidden: [64], dropout: null}'
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    return str(value)

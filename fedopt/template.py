@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from fedopt.components import Settings, component, dump, kind_of_field, names
 from fedopt.scenario import Devices, EngineSettings, Privacy, Run, Scenario
+from fedopt.scenario_file import flow
 
 # What a newcomer starts from: every value can be changed, every other option stands beside it as a comment.
 START: dict[str, Any] = {
@@ -28,7 +29,10 @@ WIDTH = 34
 
 def commented_scenario() -> str:
     """Text of a scenario that runs as it is, with every option of the chosen components and what it means."""
-    lines = ["# A fedopt scenario. `fedopt list` shows every kind; `fedopt validate FILE` checks it.", ""]
+    lines = [
+        "# `fedopt list` shows every kind, `fedopt list FAMILY KIND` its options; `fedopt validate FILE` checks.",
+        "",
+    ]
     for name, field in Scenario.model_fields.items():
         if name == "privacy":
             lines += _privacy_lines()
@@ -59,13 +63,13 @@ def _option_line(settings: type[BaseModel], option: str, field: Any, values: dic
     if nested is not None:
         note += f"; kinds: {', '.join(names(nested.family))}"
     if option in values:
-        return _line(f"  {option}: {_flow(values[option])}", note)
+        return _line(f"  {option}: {flow(values[option])}", note)
     default = field.get_default(call_default_factory=True) if field.default is not PydanticUndefined else None
     if field.default_factory is not None:
         default = field.get_default(call_default_factory=True)
     if isinstance(default, Settings):
         default = {"kind": dump(default)["kind"]}
-    return _line(f"  # {option}: {_flow(dump(default))}", note)
+    return _line(f"  # {option}: {flow(dump(default))}", note)
 
 
 def _privacy_lines() -> list[str]:
@@ -73,22 +77,9 @@ def _privacy_lines() -> list[str]:
     for option, field in Privacy.model_fields.items():
         example = {"mechanism": {"kind": "gaussian", "clipping_norm": 1.0}}.get(option)
         default = None if field.default is PydanticUndefined else field.default
-        lines.append(_line(f"#   {option}: {_flow(example if example is not None else default)}", field.description))
+        lines.append(_line(f"#   {option}: {flow(example if example is not None else default)}", field.description))
     return [*lines, ""]
 
 
 def _line(text: str, note: str | None) -> str:
     return f"{text:<{WIDTH}}  # {note}" if note else text
-
-
-def _flow(value: Any) -> str:
-    """A value in YAML's one-line form."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_flow(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,13 +64,23 @@ def _warnings(scenario: Scenario) -> tuple[str, ...]:
 
 def list_components(
     family: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(FAMILIES) + ".")] = None,
+    kind: Annotated[str | None, typer.Argument(help="One of the family: describe it, with every option.")] = None,
 ) -> None:
-    """Show what exists, one line each, the name first."""
-    from fedopt.components import components, summary
+    """Show what exists, one line each, the name first; of one kind everything."""
+    from fedopt.components import ComponentError, component, components, summary
+    from fedopt.option_words import described
 
     family = {"samplers": "sampling"}.get(family or "", family)
     if family is not None and family not in FAMILIES:
-        fail([f"list: unknown family {family!r}; known: {', '.join(FAMILIES)}."])
+        near = difflib.get_close_matches(family, FAMILIES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        fail([f"list: unknown family {family!r}; {hint}known: {', '.join(FAMILIES)}."])
+    if family is not None and kind is not None:
+        try:
+            typer.echo(described(component(FAMILIES[family], kind)), nl=False)
+        except ComponentError as error:
+            fail([f"list {family}: {error}."])
+        return
     for name in [family] if family else FAMILIES:
         if family is None:
             typer.echo(f"{name}:")
