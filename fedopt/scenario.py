@@ -106,7 +106,9 @@ class Privacy(Section):
 class Run(Section):
     """When to stop, and how often to look."""
 
-    server_steps: int | None = Field(None, ge=0, description="server steps to make")
+    server_steps: int | None = Field(
+        None, ge=0, description="server steps to make; a round of several exchanges is finished"
+    )
     time_s: float | None = Field(None, gt=0, description="virtual seconds after which no step is made")
     target_metric: float | None = Field(None, description="stop when the evaluated metric reaches this value")
     evaluate_every: int = Field(5, ge=1, description="evaluate on the test set every so many steps")

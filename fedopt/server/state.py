@@ -14,7 +14,7 @@ class Limits:
     """When a run ends.
 
     Args:
-        server_steps: steps to make, or None.
+        server_steps: steps to make, or None; a round of several exchanges is finished.
         time: ticks after which no further step is made, or None.
         max_participations: how often one client may contribute, or None.
     """

@@ -99,7 +99,12 @@ def _go_on(
     state.exchange = exchange or core.method.plan(state.method, core.public)
     state.timer_tag += 1
     if limits.server_steps is not None and state.step >= limits.server_steps and exchange is None:
-        return [core.finish("finished", f"{state.step} server steps were made")]
+        within = (
+            f": {limits.server_steps} end within a round, which was finished"
+            if state.step > limits.server_steps
+            else ""
+        )
+        return [core.finish("finished", f"{state.step} server steps were made{within}")]
     stopped = core.over_budget()
     if stopped:
         return [stopped]

@@ -290,6 +290,15 @@ def test_safeguard_never_rises_and_counts_its_queries():
     assert both.rounds[-1]["uplink_bytes"] == 2 * N * (4 * D + 16 + 4 * 60)
 
 
+@pytest.mark.parametrize("aggregator", [TWO, {"kind": "safeguard"}])
+def test_a_round_of_two_exchanges_is_finished_and_the_reason_says_so(aggregator):
+    client = {**DIFFERENCES, "method": "scaffold1" if aggregator is TWO else "fedzo"}
+    odd, even = (Quick(client, aggregator, steps=steps) for steps in (3, 4))
+    assert [row["step"] for row in odd.rounds] == [row["step"] for row in even.rounds] == [1, 2, 3, 4]
+    assert odd.ended.reason == "4 server steps were made: 3 end within a round, which was finished"
+    assert even.ended.reason == "4 server steps were made"
+
+
 def test_wrong_pairs_say_what_to_use():
     with pytest.raises(ValueError, match="gradient_correction"):
         Quick({**DIFFERENCES, "method": "scaffold1"}, {"kind": "fedavg"})
