@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt.own_code import own_failure
-from fedopt.scenario import Scenario, ScenarioError, load
+from fedopt.scenario import Scenario, ScenarioError, from_values, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class Run:
 
 
 def simulate(
-    scenario: str | Path | Scenario,
+    scenario: str | Path | Mapping[str, Any] | Scenario,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = True,
@@ -114,9 +114,9 @@ def simulate(
     """Run a scenario on the virtual clock.
 
     Args:
-        scenario: a YAML file or a ``Scenario``.
+        scenario: a YAML file, the same as a mapping, or a ``Scenario``.
         out: folder for runs (default ``reports``); the run directory is ``out/<name>/<run id>``.
-        overrides: dotted keys to values, applied to a file before validation.
+        overrides: dotted keys to values, applied before validation.
         quiet: no live view.
         resume: go on with the newest unfinished run of this scenario under ``out``; a new run if there is none.
         data: already loaded ``FederatedData``, or None.
@@ -130,7 +130,7 @@ def simulate(
     """
     from fedopt.runlog import withdrawn_if_refused
 
-    loaded = scenario if isinstance(scenario, Scenario) else load(scenario, overrides)
+    loaded = _loaded(scenario, overrides)
     base = Path(out) if out is not None else DEFAULT_OUT
     unfinished = find_unfinished(loaded, base) if resume else None
     if unfinished is not None:
@@ -141,6 +141,14 @@ def simulate(
     if is_first_process():
         _audit(directory, loaded)
     return Run(directory)
+
+
+def _loaded(scenario: str | Path | Mapping[str, Any] | Scenario, overrides: Mapping[str, Any] | None) -> Scenario:
+    if isinstance(scenario, (str, os.PathLike)):
+        return load(scenario, overrides)
+    if isinstance(scenario, Scenario):
+        return from_values(scenario.resolved(), overrides) if overrides else scenario
+    return from_values(scenario, overrides)
 
 
 def _run_anew(scenario: Scenario, directory: Path, quiet: bool, data: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -32,18 +33,6 @@ from fedopt.sampling.base import Sampler
 from fedopt.scenario_file import ScenarioError, assign, of_override, read_yaml
 
 SCHEMA_VERSION = 1
-
-
-# Folders of the package whose errors are about a section of the scenario.
-SECTIONS = {
-    "data": "data",
-    "models": "model",
-    "clients": "client",
-    "devices": "devices",
-    "sampling": "sampling",
-    "aggregators": "aggregator",
-    "privacy": "privacy",
-}
 
 
 def _default(family: str, kind: str) -> Any:
@@ -262,28 +251,22 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
         raise ScenarioError([of_override(p, overrides, in_file) or where.message(p) for p in error.problems]) from error
 
 
-def problems_on_disk(path: str | Path, scenario: Scenario, overrides: Mapping[str, Any] | None = None) -> list[str]:
-    """What a cheap look at files of data and modules of code shows to be wrong, worded as by ``load``."""
-    values, where = read_yaml(Path(path))
-    parts = ("data", scenario.data.problems()), ("model", scenario.model.problems())
-    found = [Problem(path=(part, field), message=text) for part, problems in parts for field, text in problems]
-    return [of_override(p, overrides or {}, values) or where.message(p) for p in found]
+def from_values(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """A scenario from the mapping that a file would hold.
 
-
-def failure_in(path: str | Path, error: Exception) -> str:
-    """An error that a scenario's run began with, as ``file:line:column: section: message``.
-
-    The section is the one whose code raised it (``data`` for a missing file, ``model`` for images that are too small).
+    Args:
+        values: keys to plain values, as in YAML; not changed.
+        overrides: dotted keys to values, applied before validation.
+    Raises:
+        ScenarioError: every problem as ``key: message``.
     """
-    _, where = read_yaml(Path(path))
-    package, section, step = Path(__file__).parent, None, error.__traceback__
-    while step is not None:
-        file = Path(step.tb_frame.f_code.co_filename)
-        folder = file.relative_to(package).parts[0] if file.is_relative_to(package) else ""
-        section, step = SECTIONS.get(folder, section), step.tb_next
-    if section is None:
-        return f"{path}: {error}"
-    return where.message(Problem(path=(section,), message=str(error)))
+    body = copy.deepcopy(dict(values))
+    for dotted, value in (overrides or {}).items():
+        assign(body, dotted, value)
+    try:
+        return from_mapping(body)
+    except ConfigurationError as error:
+        raise ScenarioError([f"{'.'.join(map(str, p.path))}: {p.message}." for p in error.problems]) from error
 
 
 __all__ = [
@@ -291,7 +274,6 @@ __all__ = [
     "ConfigurationError",
     "Scenario",
     "ScenarioError",
-    "failure_in",
+    "from_values",
     "load",
-    "problems_on_disk",
 ]

@@ -116,7 +116,7 @@ def of_override(problem: Problem, overrides: Mapping[str, Any], in_file: Contain
         brought = path[: len(keys)] == keys or (path and keys[: len(path)] == path and path[0] not in in_file)
         if not brought:
             continue
-        shown = "null" if value is None else value
+        shown = flow(value)
         option = f"{_OPTIONS[dotted]} {shown}" if dotted in _OPTIONS else f"--set {dotted}={shown}"
         inner = "".join(f"{key}: " for key in (".".join(path[len(keys) :]),) if key)
         return f"{option}: {inner}{_sentence(problem.message)}"

@@ -10,6 +10,7 @@ import pytest
 
 import fedopt.cli
 from fedopt.runlog import read_rounds
+from fedopt.scenario_file import parse_override
 from fedopt.simulation.session import Session
 from fedopt.yaml_writer import to_yaml
 from scenarios import mapping
@@ -94,10 +95,17 @@ def test_what_does_not_fit_is_told_with_its_section_and_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").write_text("")
-    code, errors = tell(monkeypatch, capsys, "simulate", str(scenario), "--quiet", "--set", setting)
-    key = place.partition(":")[0]
+    words = ["simulate", str(scenario), "--quiet", "--out", "reports"]
+    code, errors = tell(monkeypatch, capsys, *words, "--set", setting)
+    key, _, message = place.partition(": ")
+    assert code == 2 and errors.startswith(f"--set {setting}: {message}") and len(errors.splitlines()) == 1
+    _, value = parse_override(setting)
+    scenario.write_text(to_yaml(mapping(**{key: value})))
+    code, errors = tell(monkeypatch, capsys, *words)
     line = next(i for i, text in enumerate(scenario.read_text().splitlines(), 1) if text.startswith(f"{key}:"))
     assert code == 2 and errors.startswith(f"{scenario}:{line}:1: {place}") and len(errors.splitlines()) == 1
+    code, changed = tell(monkeypatch, capsys, *words, "--set", f"{key}.kind={value['kind']}")
+    assert code == 2 and changed == errors.replace(".\n", f" (with --set {key}.kind={value['kind']}).\n")
     assert not (tmp_path / "reports").exists() or not list((tmp_path / "reports").rglob("scenario.yaml"))
 
 
@@ -209,7 +217,7 @@ def test_a_section_set_whole_names_the_key_inside(
     scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, errors = tell(monkeypatch, capsys, "validate", str(scenario), "--set", "client={kind: sgd, steps: 1, lr: abc}")
-    assert "}: lr: must be a valid number" in errors and errors.startswith("--set client={")
+    assert errors == "--set client={kind: sgd, steps: 1, lr: abc}: lr: must be a valid number, got 'abc'.\n"
 
 
 def test_a_command_that_does_not_exist_is_one_line_with_one_suggestion(

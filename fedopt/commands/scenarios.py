@@ -38,7 +38,8 @@ def validate(
     device: Device = None,
 ) -> None:
     """Check a scenario without running it; print the resolved scenario."""
-    from fedopt.scenario import ScenarioError, load, problems_on_disk
+    from fedopt.scenario import ScenarioError, load
+    from fedopt.scenario_failures import problems_on_disk
     from fedopt.yaml_writer import to_yaml
 
     try:

@@ -38,18 +38,20 @@ def simulate(
         fail(["simulate: give a scenario file, or --flower-app DIRECTORY."])
     from fedopt import api
     from fedopt.runlog import RunLogError
-    from fedopt.scenario import ScenarioError, failure_in, load
+    from fedopt.scenario import ScenarioError, load
+    from fedopt.scenario_failures import failure_in
 
-    loaded = None
+    loaded, changes = None, {}
     try:
+        changes = overrides(settings, seed, device)
         if scenario.is_dir():
-            if changes := overrides(settings, seed, device):
+            if changes:
                 fail(
                     [f"{scenario}: a run goes on as it began, so {', '.join(changes)} cannot change; start a new run."]
                 )
             run = api.resume_run(scenario, quiet=quiet)
         else:
-            loaded = load(scenario, overrides(settings, seed, device))
+            loaded = load(scenario, changes)
             if resume:
                 api.require_unfinished(loaded, out)
             run = api.simulate(loaded, out, quiet=quiet, resume=resume)
@@ -67,7 +69,7 @@ def simulate(
             typer.echo(f"{told}{_how_to_go_on(scenario, loaded, out)}", err=True)
             raise typer.Exit(1) from error
         if isinstance(error, (FileNotFoundError, ValueError)):
-            fail([f"{scenario}: {error}" if loaded is None else failure_in(scenario, error)])
+            fail([f"{scenario}: {error}" if loaded is None else failure_in(scenario, error, changes)])
         raise
     if api.is_first_process():  # torchrun starts several
         conclude(run)
