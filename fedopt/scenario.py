@@ -201,22 +201,7 @@ def check(scenario: Scenario, spelled_out: bool = False) -> list[Problem]:
     from fedopt.reply_parts import unanswered, unfitting
 
     cohort = [] if spelled_out else _cohort(scenario)
-    ignored = ignored_by_functions(scenario) if scenario.data.is_function else []
-    return [*(unanswered(scenario) or unfitting(scenario)), *ignored, *cohort, *problems_of(scenario)]
-
-
-def ignored_by_functions(scenario: Scenario) -> list[Problem]:
-    """The refusal of a model, or of a start it gives, where functions of a point are minimised."""
-    model, data = scenario.model, scenario.data
-    if model.kind() != "point":
-        message = (
-            f"{data.kind()} minimises functions of a point, so {model.kind()} would not be trained; use model: point"
-        )
-        return [Problem(path=("model", "kind"), message=message)]
-    start = "set data.start" if "start" in type(data).model_fields else f"{data.kind()} says where it starts"
-    given = [name for name, field in type(model).model_fields.items() if getattr(model, name) != field.default]
-    message = f"has no effect: the starting point is that of the data; leave it out, and {start}"
-    return [Problem(path=("model", name), message=message) for name in given]
+    return [*(unanswered(scenario) or unfitting(scenario)), *cohort, *_epochs(scenario), *problems_of(scenario)]
 
 
 def _cohort(scenario: Scenario) -> list[Problem]:
@@ -227,6 +212,18 @@ def _cohort(scenario: Scenario) -> list[Problem]:
         return []
     message = f"{wanted:g} clients are wanted, but data.clients is {clients}; lower it, or use sampling: {{kind: all}}"
     return [Problem(path=("sampling", "cohort_size"), message=message)]
+
+
+def _epochs(scenario: Scenario) -> list[Problem]:
+    """The refusal of a work mode that counts another number of planned epochs than the client plans."""
+    counted, client = getattr(scenario.devices.work, "planned_epochs", None), scenario.client
+    if counted is None or not hasattr(client, "epochs") or getattr(client, "steps", None) is not None:
+        return []
+    planned = client.epochs or 1
+    if planned == counted:
+        return []
+    message = f"is {counted}, but client.epochs is {planned}, so a task would not last E epochs; set {planned}"
+    return [Problem(path=("devices", "work", "planned_epochs"), message=message)]
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:

@@ -117,7 +117,7 @@ class Every(NamedTuple):
 
 
 class Deadline(NamedTuple):
-    """The exchange closes when all have replied or ``seconds`` after it opened; later replies are rejected.
+    """The exchange closes when all have replied or ``seconds`` after it opened; who is at work after that is lost.
 
     ``k`` closes it at the k-th admitted reply already (over-selection).
     """

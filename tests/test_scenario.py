@@ -133,6 +133,19 @@ VALUES = st.recursive(
 )
 
 
+def test_work_in_epochs_is_counted_in_the_epochs_the_client_plans() -> None:
+    """2 epochs taken for 1 would double every task."""
+    work = {"kind": "epochs_uniform", "low": 1, "high": 3}
+    two = {"kind": "sgd", "epochs": 2}
+    with pytest.raises(ConfigurationError, match=r"devices.work.planned_epochs: is 1, but client.epochs is 2,.* set 2"):
+        small(devices={"work": work}, client=two)
+    with pytest.raises(ConfigurationError, match=r"is 3, but client.epochs is 1"):
+        small(devices={"work": {**work, "planned_epochs": 3}}, client={"kind": "sgd"})
+    assert small(devices={"work": {**work, "planned_epochs": 2}}, client=two)
+    assert small(devices={"work": work}, client={"kind": "sgd", "steps": 4})
+    assert small(devices={"work": work}, client={"kind": "sgd"})
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzzed_scenarios_give_problems_and_never_another_exception(data: st.DataObject) -> None:

@@ -19,7 +19,8 @@ class Scaffold(LocalTraining):
 
     With the server's control c and the client's own c_i (state ``control``, zero at first):
     ``y <- y - rate * (g_i(y) - c_i + c)`` for K steps, then option II ``c_i+ = c_i - c + (x - y) / (K * rate)`` or
-    option I ``c_i+ = g_i(x)`` on all local examples. Replies with ``update`` = y - x and ``control`` = c_i+ - c_i.
+    option I ``c_i+ = g_i(x)`` on all local examples, a pass that takes no virtual time. Replies with ``update`` = y - x
+    and ``control`` = c_i+ - c_i.
 
     Guarantees: with c = c_i = 0 the update is that of ``sgd``; a client that did no step keeps its control. There is no
     momentum and no gradient clipping, because both break the formula of option II.

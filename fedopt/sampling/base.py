@@ -44,7 +44,9 @@ class Sampler(Settings):
         1.0, ge=1, description="start this many times more clients than needed and close at the needed number"
     )
     deadline_s: float | None = Field(
-        None, gt=0, description="close a round after this many virtual seconds; later replies are rejected"
+        None,
+        gt=0,
+        description="close a round after this many virtual seconds; who has not replied by then counts as lost",
     )
 
     @abstractmethod

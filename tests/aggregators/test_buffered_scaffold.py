@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedopt.aggregators.buffered_scaffold import BufferedScaffold
 from fedopt.scenario import from_mapping
 from fedopt.simulation.session import Session
 from scenarios import small
@@ -29,6 +30,14 @@ def test_equal_durations_and_a_buffer_of_everybody_are_scaffolds_rounds(tmp_path
     rounds = end(tmp_path / "b", small(**equal, aggregator={"kind": "scaffold"}))
     for one, other in zip(buffered.parts.server.state.method, rounds.parts.server.state.method, strict=True):
         assert torch.equal(one, other)
+
+
+def test_both_denominators_are_constants_also_where_a_reply_fails(drive: Any) -> None:
+    """Two of a buffer of three are usable, of a population of four: thirds of the model, quarters of the control."""
+    method, two = BufferedScaffold(buffer_size=3), drive.vector(6.0, 2.0)[:, None]
+    state = method.init(drive.vector(1.0), drive.public)
+    state = drive.step(method, state, [(3.0,), (6.0,)], control=two)
+    assert (state.params.item(), state.control.item()) == (1 + 9 / 3, 8 / 4)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

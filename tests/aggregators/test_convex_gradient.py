@@ -56,6 +56,19 @@ def test_iterates_stay_in_the_ball_around_the_start(method):
     assert max(float((point - start).norm()) for point in [*points, last]) <= 2.0 + 1e-5
 
 
+def test_three_sequences_by_hand():
+    """Curvature 1, start 10, eta 0.4: eta_t = 0.2, 0.4, 0.6 and a_t = 1, 2/3, 1/2."""
+    ends, points = zip(*(run(AcceleratedGradient(server_lr=0.4), steps) for steps in (1, 2, 3)), strict=True)
+    # t = 0: clients at 10, mirror 10 - 0.2 * 10 = 8, aggregate 8
+    # t = 1: clients at 8, mirror 8 - 0.4 * 8 = 4.8, aggregate 8 / 3 + 2 / 3 * 4.8
+    # t = 2: clients at the mean of that and 4.8, mirror 4.8 - 0.6 * (their point)
+    second = 8 / 3 + 2 / 3 * 4.8
+    asked = (second + 4.8) / 2
+    third = (second + 4.8 - 0.6 * asked) / 2
+    assert [float(end[0]) for end in ends] == pytest.approx([8.0, second, third])
+    assert [float(point[0]) for point in points[1]] == pytest.approx([8.0, asked])
+
+
 def test_acceleration_has_its_rate():
     """f(x_t) - f* <= 4 L |x_0 - x*|^2 / (t (t + 1)), and plain descent of the same rate is far behind."""
     accelerated, _ = run(AcceleratedGradient(server_lr=0.5), 100)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -29,12 +30,20 @@ def test_rate_ignores_a_common_scale_without_epsilon_and_not_with_it(drive):
     assert torch.allclose(moved(drive, FedExP(epsilon=1.0), small), drive.vector(*[5e-3 / 3] * 3))
 
 
+def test_rate_by_hand_with_weights_and_epsilon(drive_with):
+    """p = (1/4, 3/4): u = (0, 3), |u|^2 = 9, and the mean of |update|^2 is 144 / 4 + 32 * 3/4 = 60."""
+    drive, rows = drive_with(num_examples=np.array([1, 3, 1, 1])), [(12.0, 0.0), (-4.0, 4.0)]
+    method = FedExP(weights="num_examples", epsilon=0.5)
+    assert torch.allclose(moved(drive, method, rows), drive.vector(0.0, 3 * 60 / (2 * 9.5)))
+
+
 def test_epsilon_decays_and_the_average_of_two_iterates_is_evaluated(drive):
     method = FedExP(epsilon=1.0, epsilon_decay=0.5)
     state = method.init(drive.vector(2.0), drive.public)
     assert method.evaluated(state).item() == 2
     state = drive.step(method, state, [(1.0,)])
     assert (state.params.item(), method.evaluated(state).item(), state.epsilon) == (3.0, 2.5, 0.5)
+    assert drive.step(method, state, [(1.0,)]).epsilon == 0.25
 
 
 def test_nothing_arrives(drive):

@@ -67,6 +67,24 @@ def test_privacy_needs_a_public_tau_and_bounds_one_client(drive_with):
     assert bound.l2 == pytest.approx(6 / 4)
 
 
+def test_private_examples_are_divided_by_what_is_public(drive_with):
+    """tau sum_i n_i update_i / |a_i| over the expected cohort of 2 times the mean n of 2; bounded by the heaviest."""
+    drive = drive_with(is_private=True, num_examples=np.array([1, 5, 1, 1]), expected_cohort=2.0)
+    method = FedNova(tau_effective=6.0, weights="num_examples")
+    batch = drive.admitted(
+        method, method.init(drive.vector(0.0), drive.public), [(1.0,), (1.0,)], [drive.meta(0), drive.meta(1)], 1.0
+    )
+    value, bound = method.reduce(method.init(drive.vector(0.0), drive.public), batch, drive.public)["update"]
+    assert value.item() == pytest.approx(6 * (1 + 5) / (2 * 2)) and bound.l2 == pytest.approx(6 * 5 / (2 * 2))
+
+
+def test_a_normaliser_below_one_is_taken_as_it_is_without_privacy(drive):
+    """A strong proximal term: |a| = 0.5 and 2, so tau = 1.25 and the direction is (1 / 0.5 + 3 / 2) / 2."""
+    metas = [drive.meta(0, normalizer=0.5), drive.meta(1, normalizer=2.0)]
+    state = drive.step(FedNova(), FedNova().init(drive.vector(0.0), drive.public), [(1.0,), (3.0,)], metas)
+    assert state.params.item() == pytest.approx(1.25 * (1 / 0.5 + 3 / 2) / 2)
+
+
 def test_reply_without_steps_counts_for_nothing(drive):
     metas = [drive.meta(0, normalizer=0.0, local_steps=0), drive.meta(1, normalizer=2.0, local_steps=2)]
     state = drive.step(FedNova(), FedNova().init(drive.vector(0.0), drive.public), [(0.0,), (3.0,)], metas)

@@ -18,6 +18,8 @@ def test_counts_are_exact(drive):
     """0.1 of 30 is 3, and 0.29 of 100 is 29 (28.999... in doubles)."""
     rows = [(0.0,)] * 50 + [(1.0,)] * 21 + [(1e9,)] * 29
     assert moved(drive, TrimmedMean(trim=0.29), rows).item() == pytest.approx(21 / 42)
+    # 0.3 of 6 is 1.8: one is dropped at each end, not two
+    assert moved(drive, TrimmedMean(trim=0.3), [(0.0,), (1.0,), (3.0,), (4.0,), (7.0,), (9.0,)]).item() == 3.75
 
 
 def test_no_trimming_is_fedavg(drive):

@@ -148,10 +148,11 @@ def test_scaffold_controls_by_hand():
         torch.testing.assert_close(reply.states["control"][row], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(change[row], expected - states["control"][row], rtol=1e-4, atol=1e-5)
     assert torch.equal(reply.states["control"][2], states["control"][2]), "no examples: no change"
-    first = Scaffold(lr=0.1, batch_size=4, option="I")
-    controls = first.work(cohort(first, made, states=states, control=server), made).states["control"]
-    full = rows(Sgd(lr=1.0, batch_size="full", steps=1), made)
-    torch.testing.assert_close(controls[[0, 1, 3]], -full[[0, 1, 3]], rtol=1e-4, atol=1e-5)
+    for decay in (0.0, 0.5):  # the penalty is part of what the local steps descend along
+        first = Scaffold(lr=0.1, batch_size=4, option="I", weight_decay=decay)
+        controls = first.work(cohort(first, made, states=states, control=server), made).states["control"]
+        full = rows(Sgd(lr=1.0, batch_size="full", steps=1, weight_decay=decay), made)
+        torch.testing.assert_close(controls[[0, 1, 3]], -full[[0, 1, 3]], rtol=1e-4, atol=1e-5)
 
 
 def test_scaffold_correction_has_the_right_sign():

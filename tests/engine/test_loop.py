@@ -51,17 +51,18 @@ def test_equals_the_optimizer_of_torch(tiny, options):
         torch.testing.assert_close(found[row], by_optimizer(engine, plan, row, **options), rtol=1e-5, atol=1e-6)
 
 
-def test_proximal_correction_and_clip_in_the_documented_order(tiny):
+@pytest.mark.parametrize("bound", [0.25, 1e3])
+def test_proximal_correction_and_clip_in_the_documented_order(tiny, bound):
     engine, cohort, plan, _ = setting(tiny)
     correction = torch.linspace(-0.1, 0.1, engine.spec.size)
-    options = {"proximal": 0.8, "gradient_clip": 0.25, "correction": correction.expand(len(cohort), -1)}
+    options = {"proximal": 0.8, "gradient_clip": bound, "correction": correction.expand(len(cohort), -1)}
     rule = LocalRule(torch.full(plan.counts.shape, 0.2), **options)
 
     def before_step(module, start):
         pieces = correction.split([p.numel() for p in module.parameters()])
         for parameter, first, piece in zip(module.parameters(), start, pieces, strict=True):
             parameter.grad += 0.8 * (parameter.detach() - first) + piece.view_as(parameter)
-        nn.utils.clip_grad_norm_(module.parameters(), 0.25)
+        nn.utils.clip_grad_norm_(module.parameters(), bound)
 
     found = engine.train(cohort, rule, plan).updates.rows()
     for row in range(len(cohort)):

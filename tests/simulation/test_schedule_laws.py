@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from schedules import Schedule
 
 import fedopt
+from fedopt.aggregators.fedavg import FedAvg
 from fedopt.aggregators.fedbuff import FedBuff
 from fedopt.aggregators.fedfix import FedFix
+from fedopt.devices.compute.constant import Constant
 from fedopt.devices.compute.exponential import Exponential
 from fedopt.devices.compute.half_normal import HalfNormal
 from fedopt.sampling.all import All
+from fedopt.sampling.fixed import Fixed
 from fedopt.sampling.uniform import Uniform
 from fedopt.simulation.session import Session
 from scenarios import small
@@ -95,6 +98,30 @@ def test_too_stale_replies_fill_no_buffer() -> None:
     rejected = [row for row in run.rows if row["status"] == "rejected"]
     assert len(admitted) == 200 and max(row["staleness"] for row in admitted) == 2
     assert rejected and min(row["staleness"] for row in rejected) == 3 and {r["weight"] for r in rejected} == {0.0}
+
+
+def test_a_reply_at_the_deadline_counts_and_a_later_one_is_lost() -> None:
+    times = Constant(seconds=("1/2", "1", "1.000000001", "2"))
+    run = Schedule(FedAvg(), All(deadline_s=1.0), times, clients=4, steps=2)
+    assert [row["time_s"] for row in run.steps] == [1.0, 2.0] and [row["lost"] for row in run.steps] == [2, 2]
+    ends = {(row["step"], row["client_id"]): (row["status"], row["arrived_s"]) for row in run.rows}
+    assert ends == {
+        (1, 0): ("admitted", 0.5), (1, 1): ("admitted", 1.0), (1, 2): ("lost", None), (1, 3): ("lost", None),
+        (2, 0): ("admitted", 1.5), (2, 1): ("admitted", 2.0), (2, 2): ("lost", None), (2, 3): ("lost", None),
+    }  # fmt: skip
+
+
+def test_of_over_selected_clients_the_first_replies_count_and_the_rest_is_rejected() -> None:
+    """Of a tie the smaller ids; before a deadline too, which a round of too few replies waits for."""
+    times = Constant(seconds=("1", "1", "1", "1/2"))
+    run = Schedule(FedAvg(), Fixed(cohort_size=2, over_selection=2.0, deadline_s=1.5), times, clients=4, steps=1)
+    assert {row["client_id"]: row["status"] for row in run.rows} == {
+        0: "admitted", 1: "rejected", 2: "rejected", 3: "admitted",
+    }  # fmt: skip
+    assert run.steps[0]["time_s"] == 1.0 and run.steps[0]["lost"] == 0
+    short = Schedule(FedAvg(), Fixed(cohort_size=2, over_selection=2.0, deadline_s=0.75), times, clients=4, steps=1)
+    assert [row["client_id"] for row in short.rows if row["status"] == "lost"] == [0, 1, 2]
+    assert short.steps[0]["time_s"] == 0.75 and short.steps[0]["participants"] == 1
 
 
 def test_participation_of_exponential_clients_in_fedfix() -> None:

@@ -14,7 +14,8 @@ class EpochsUniform(WorkModel):
     """Every task lasts a whole number of epochs, uniform in {low, .., high - 1} (the FedNova setting).
 
     ``steps = ceil(planned / planned_epochs) * E``. With ``redraw`` E is drawn for every task (FLGo mode ADU), else once
-    per client (ASU). ``planned_epochs`` must be the scenario's ``client.epochs``.
+    per client (ASU). ``planned_epochs`` must be the scenario's ``client.epochs``: another number is refused. Where the
+    client plans ``steps`` instead, they count as that many epochs.
 
     References: FLGo work modes ADU and ASU; Wang et al. 2020, FedNova, arXiv:2007.07481 (epochs uniform in 2..5).
     """
