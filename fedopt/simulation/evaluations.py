@@ -18,12 +18,14 @@ class Evaluations:
     Attributes:
         last: what the engine found (``loss``, ``metric_name``, ``metric_value`` ...) and its ``step``; empty before.
         best: metric and step of the best evaluation, or None.
+        moved: whether a model that was evaluated was any other than the initial one.
     """
 
     def __init__(self, engine: CohortEngine):
         self._engine = engine
         self.last: dict[str, Any] = {}
         self.best: tuple[float, int] | None = None
+        self.moved = False
 
     def make(self, params: torch.Tensor, step: int) -> dict[str, Any]:
         """Evaluate ``params [d]``, the model after this step.
@@ -31,6 +33,7 @@ class Evaluations:
         Returns:
             The columns of ``rounds`` that are known by it.
         """
+        self.moved = self.moved or not torch.equal(params, self._engine.initial_parameters())
         found = self._engine.evaluate(params)
         self.last = {**found, "step": step}
         if self.best is None or (found["metric_value"] - self.best[0]) * self._goal() > 0:

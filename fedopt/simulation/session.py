@@ -18,9 +18,8 @@ from fedopt.progress import Progress
 from fedopt.protocol import Finished, Stepped
 from fedopt.runlog import RunLog, check_writable, write_atomically
 from fedopt.scenario import Scenario
-from fedopt.simulation import checkpoint
+from fedopt.simulation import checkpoint, ending
 from fedopt.simulation.assembly import Parts, assemble
-from fedopt.simulation.ending import judged
 from fedopt.simulation.evaluations import Evaluations
 from fedopt.simulation.hooks import Driver, Hooks
 from fedopt.simulation.rows import Rows
@@ -112,7 +111,7 @@ class Session:
                 for warning in self.parts.warnings:
                     self.progress.note(f"warning: {warning}")
                 ended = self.driver.run()
-            return self._finish(judged(ended, self.rows.counts))
+            return self._finish(ending.judged(ended, self.rows.counts, self.scenario))
 
     # ---- start, resume -----------------------------------------------------------------------------------------
 
@@ -197,6 +196,9 @@ class Session:
             return
         if failures == FAILURES_LISTED:
             message += "; further failures are counted as lost, not listed"
+        self._warn(message)
+
+    def _warn(self, message: str) -> None:
         self.progress.note(message)
         self.warnings.append(message)
 
@@ -206,15 +208,18 @@ class Session:
         row = {**stepped.row, "wall_s": self._wall(), "train_loss": metrics.get("train_loss")}
         row["clip_fraction"], row["update_norm"] = metrics.get("clipped"), metrics.get("norm")
         row |= self._epsilon(stepped)
-        diverged = not all_finite(state.params)
+        finite = model_is_finite = all_finite(state.params)
         last = run.server_steps is not None and stepped.step >= run.server_steps
         due = last or stepped.step % run.evaluate_every == 0
-        if not diverged and due and "test_loss" not in self._withheld:
+        if finite and due and "test_loss" not in self._withheld:
             row |= self.evaluations.make(method.evaluated(state), stepped.step)
-            diverged = not math.isfinite(row["test_loss"])
+            finite = math.isfinite(row["test_loss"])
+            vain = ending.standing_still(self.scenario, self.evaluations.moved, self.parts.server.state)
+            if vain is not None and vain not in self.warnings:
+                self._warn(vain)
         self.rows.round(row)
-        if diverged:
-            return f"diverged:the model or its test loss is NaN or infinite after step {stepped.step}; lower client.lr"
+        if not finite:
+            return f"diverged:{ending.why_diverged(self.scenario, stepped.step, model_is_finite)}"
         if self.evaluations.have_reached(run.target_metric):
             return f"finished:the target metric {run.target_metric} is reached after step {stepped.step}"
         return None

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 import fedopt
+from fedopt.protocol import Finished
 from fedopt.report.run_data import load_run
 from fedopt.scenario import from_mapping
+from fedopt.simulation import ending
 from fedopt.simulation.session import Session
 from scenarios import private, small
 
@@ -122,3 +124,91 @@ def test_runs_in_which_nobody_was_meant_to_reply_are_fine(tmp_path: Path) -> Non
     gone = small(devices__dropout=0.9999, run={"time_s": 20.0, "evaluate_every": 2})
     summary = Session(gone, tmp_path / "gone", quiet=True).run()
     assert (summary["status"], summary["admitted"]) == ("finished", 0) and summary["lost"] > 0
+
+
+FLAT: dict[str, Any] = {
+    "data": {"kind": "user_function", "function": f"{__name__}:flat", "dimension": 4, "clients": 3},
+    "model": "point",
+    "sampling": "all",
+    "client": {"kind": "finite_difference", "count": 3, "local_steps": 2, "radius": 0.01},
+    "run": {"server_steps": 25, "evaluate_every": 2, "checkpoint_every": 4},
+}
+
+
+def flat(client: int, point: np.ndarray) -> float:
+    """Rounded: constant around the start."""
+    return float(np.round((5 * (point - 0.1) ** 2).sum()))
+
+
+def not_there(client: int, point: np.ndarray) -> float:
+    """A number where the clients look, none where the model goes."""
+    return float(point.sum()) if np.abs(point - 0.5).max() < 0.05 else np.nan
+
+
+def nowhere(client: int, point: np.ndarray) -> float:
+    return np.nan
+
+
+ESTIMATED_FLAT = {
+    "radius": {},
+    "box": {"client": {"kind": "fzoos", "features": 20, "local_steps": 2}, "aggregator": "gradient_correction"},
+    "scalars": {"client": {"kind": "spsa"}, "aggregator": {"kind": "decomfl", "step_size": 0.1}},
+}
+
+
+@pytest.mark.parametrize("kind", ESTIMATED_FLAT)
+@pytest.mark.parametrize("steps", [25, 4])
+def test_values_asked_for_in_vain_are_warned_of_once(tmp_path: Path, kind: str, steps: int) -> None:
+    changes = {**FLAT, **ESTIMATED_FLAT[kind], "run": {**FLAT["run"], "server_steps": steps}}
+    scenario = small(**changes)
+    summary = Session(scenario, tmp_path / "run", quiet=True).run()
+    option = "box" if kind == "box" else "radius"
+    (warning,) = summary["warnings"]
+    assert warning.startswith("the model is still where it started: where a function is flat within client." + option)
+    assert warning.endswith(f"every estimate is zero; raise client.{option}")
+    assert warning in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_moves_even_late_or_has_gradients_is_not_warned_of(tmp_path: Path) -> None:
+    wide = {**FLAT, "client": {**FLAT["client"], "radius": 0.4}}
+    still = {"client__lr": 1e-30}
+    for number, changes in enumerate((wide, still)):
+        assert Session(small(**changes), tmp_path / str(number), quiet=True).run()["warnings"] == []
+
+
+STEPS = [
+    ({"client": {**FLAT["client"], "optimizer": {"rule": "sgd"}}, "aggregator": {"kind": "fedavg", "server_lr": 9.0}},
+     "lower client.optimizer.learning_rate or aggregator.server_lr"),
+    ({"client": {"kind": "spsa"}, "aggregator": {"kind": "decomfl", "step_size": 1.0}}, "lower aggregator.step_size"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "told"), STEPS)
+def test_a_function_without_a_value_at_the_model_is_told_apart_from_a_model_that_diverged(tmp_path, changes, told):
+    data = {**FLAT["data"], "function": f"{__name__}:not_there"}
+    summary = Session(small(**{**FLAT, **changes, "data": data}), tmp_path / "run", quiet=True).run()
+    assert summary["status"] == "diverged"
+    assert summary["reason"].startswith("the value of the model after step 2 is NaN or infinite, the model itself is n")
+    assert f"let the functions return numbers wherever they are asked, or {told}" in summary["reason"]
+
+
+def test_functions_that_never_return_a_number(tmp_path: Path) -> None:
+    data = {**FLAT["data"], "function": f"{__name__}:nowhere"}
+    run = {"server_steps": 3, "evaluate_every": 4}
+    scenario = small(**{**FLAT, "data": data, "run": run})
+    judged = ending.judged(Finished("finished", "so"), {"admitted": 0, "lost": 3, "not_finite": 3}, scenario)
+    assert judged.reason.endswith(
+        "nothing; see what the functions return at the start, or lower client.optimizer.learning_rate (so)"
+    )
+
+
+def test_the_option_to_lower_is_one_that_the_scenario_has() -> None:
+    wrapped = small(**{**FLAT, "aggregator": {"kind": "safeguard", "inner": {"kind": "fedavg"}}})
+    assert ending.why_diverged(wrapped, 3, True).endswith(
+        "lower client.optimizer.learning_rate or aggregator.inner.server_lr"
+    )
+    assert ending.why_diverged(small(), 3, False) == (
+        "the model is NaN or infinite after step 3; lower client.lr or aggregator.server_lr"
+    )
+    assert ending.judged(Finished("finished", "so"), {"admitted": 1, "lost": 9, "not_finite": 8}, small())[1] == "so"
+    assert ending.judged(Finished("finished", "so"), {"admitted": 0, "lost": 9, "not_finite": 0}, small())[1] == "so"
