@@ -201,7 +201,23 @@ def check(scenario: Scenario, spelled_out: bool = False) -> list[Problem]:
     from fedopt.reply_parts import unanswered, unfitting
 
     cohort = [] if spelled_out else _cohort(scenario)
-    return [*(unanswered(scenario) or unfitting(scenario)), *cohort, *_epochs(scenario), *problems_of(scenario)]
+    ignored = ignored_by_functions(scenario) if scenario.data.is_function else []
+    between = [*ignored, *cohort, *_epochs(scenario)]
+    return [*(unanswered(scenario) or unfitting(scenario)), *between, *problems_of(scenario)]
+
+
+def ignored_by_functions(scenario: Scenario) -> list[Problem]:
+    """The refusal of a model, or of a start it gives, where functions of a point are minimised."""
+    model, data = scenario.model, scenario.data
+    if model.kind() != "point":
+        message = (
+            f"{data.kind()} minimises functions of a point, so {model.kind()} would not be trained; use model: point"
+        )
+        return [Problem(path=("model", "kind"), message=message)]
+    start = "set data.start" if "start" in type(data).model_fields else f"{data.kind()} says where it starts"
+    given = [name for name, field in type(model).model_fields.items() if getattr(model, name) != field.default]
+    message = f"has no effect: the starting point is that of the data; leave it out, and {start}"
+    return [Problem(path=("model", name), message=message) for name in given]
 
 
 def _cohort(scenario: Scenario) -> list[Problem]:

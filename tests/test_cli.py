@@ -126,7 +126,7 @@ def test_validate_reads_the_header_of_a_table(tmp_path: Path, ending: str) -> No
         ("data={kind: idx, path: nowhere}", "idx: not found in nowhere"),
         (f"privacy={PRIVACY % '1.0e-14'}", "delta: must be >= 1e-12, got 1e-14"),
         (
-            "data={kind: user_function, function: 'no_module:f', dimension: 3}",
+            "data={kind: user_function, function: 'no_module:f', dimension: 3} && model=point",
             "function: 'no_module:f' cannot be found: No module named 'no_module'; start fedopt in the folder of",
         ),
         (
@@ -137,7 +137,7 @@ def test_validate_reads_the_header_of_a_table(tmp_path: Path, ending: str) -> No
 )
 def test_validate_refuses_what_a_run_would(scenario: Path, setting: str, told: str) -> None:
     scenario.write_text(to_yaml(mapping(aggregator={"kind": "fedavg"})))
-    code, _, errors = call("validate", str(scenario), "--set", setting)
+    code, _, errors = call("validate", str(scenario), *(f"--set={each}" for each in setting.split(" && ")))
     assert code == 2 and told in errors
 
 

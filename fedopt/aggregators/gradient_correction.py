@@ -59,7 +59,11 @@ class GradientCorrection(Method):
     exchanges: Literal[1, 2] = Field(2, description="2: corrections are made at the new point; 1: sent with the points")
     weights: Importance = Field("uniform", description="weight of a client: uniform, or its number of examples")
     server_lr: float = Field(1.0, gt=0, description="global step size, > 0; the papers use 1")
-    seed_bytes: int = Field(8, ge=0, description="bytes sent once to a new client: 8 for FZooS' feature seed, else 0")
+    seed_bytes: int = Field(
+        8,
+        ge=0,
+        description="bytes sent once to a new client: the seed of FZooS' features; set 0 for SCAFFOLD, which has none",
+    )
 
     def problems(self, public: Public) -> tuple[str, ...]:
         """No accounting exists for two releases that share a cohort."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -141,7 +141,12 @@ class FederatedData:
 
 
 class DataSet(Settings):
-    """Base of data kinds. Every data kind has ``clients`` and, where it can be split, ``partition``."""
+    """Base of data kinds. Every data kind has ``clients`` and, where it can be split, ``partition``.
+
+    ``is_function`` says that what is loaded are functions of a point (``FederatedData.objective``), not examples.
+    """
+
+    is_function: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, seed: int) -> FederatedData:

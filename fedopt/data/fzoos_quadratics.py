@@ -37,6 +37,8 @@ class FzoosQuadratics(DataSet):
     section 6.1, arXiv:2308.04077; Ackley and Levy variants as in its authors' implementation.
     """
 
+    is_function = True
+
     clients: int = Field(5, gt=0, description="number of functions N")
     dimension: int = Field(300, gt=0, description="number of coordinates d")
     heterogeneity: float = Field(5.0, ge=0, description="C; 0 = identical clients; the paper uses 0.5, 5, 50")

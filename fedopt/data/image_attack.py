@@ -38,6 +38,8 @@ class ImageAttack(DataSet):
     every channel is perturbed by itself, so d counts all pixel values.
     """
 
+    is_function = True
+
     clients: int = Field(10, gt=0, description="number of models N")
     source: Annotated[DataSet, KindOf("fedopt.data")] = Field(
         {"kind": "digits", "clients": 1}, validate_default=True, description="image classification data"

@@ -35,6 +35,8 @@ class ModelMetric(DataSet):
     References: Shu et al. 2023, arXiv:2308.04077, section 6.3.
     """
 
+    is_function = True
+
     clients: int = Field(3, gt=0, description="number of clients N")
     source: Annotated[DataSet, KindOf("fedopt.data")] = Field(
         {"kind": "tabular_sklearn", "name": "wine", "clients": 1},

@@ -24,6 +24,8 @@ class Quadratics(DataSet):
     centres 0, 1, 2, 3, 10 in one dimension, unbiased weights end at 3.2 (FedFix, arXiv:2206.10189).
     """
 
+    is_function = True
+
     clients: int = Field(5, gt=0, description="number of functions")
     dimension: int = Field(1, gt=0, description="number of coordinates d")
     centers: tuple[float | tuple[float, ...], ...] | None = Field(

@@ -34,6 +34,7 @@ class UserFunction(DataSet):
     the log is not. With ``lower: 0`` and ``upper: 1`` zeroth-order clients may keep their iterates in the cube.
     """
 
+    is_function = True
     code_fields = ("function",)
 
     function: str = Field(pattern=r"^[\w.]+:\w+$", description="package.module:name of a function or a class")

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 class Point(Model):
     """A point x of the task's shape, for black_box tasks, which only give values f(x).
 
-    The only parameter is ``x``; it starts at ``center``, plus ``spread`` times a standard normal or a uniform of [-1,
-    1].
+    The only parameter is ``x``; as a module it starts at ``center``, plus ``spread`` times a standard normal or a
+    uniform of [-1, 1]. In a scenario the problem says where it starts (``data.start``), and these options are refused.
     """
 
-    initial: Literal["constant", "normal", "uniform"] = Field("constant", description="how the start is spread")
-    center: float = Field(0.0, allow_inf_nan=False, description="start, or middle of the start, in every coordinate")
-    spread: float = Field(1.0, ge=0, allow_inf_nan=False, description="scale of the start for normal and uniform")
+    initial: Literal["constant", "normal", "uniform"] = Field(
+        "constant", description="how the start is spread; refused in scenarios"
+    )
+    center: float = Field(0.0, allow_inf_nan=False, description="start, or its middle, in every coordinate; likewise")
+    spread: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="scale of the start for normal and uniform; likewise"
+    )
 
     def build(self, task: Task) -> nn.Module:
         """The point."""

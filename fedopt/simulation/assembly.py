@@ -15,7 +15,7 @@ from fedopt.engine.engine import CohortEngine
 from fedopt.models._inspect import mixing_layers
 from fedopt.privacy.base import Mechanism, Noise
 from fedopt.privacy.simulated_noise import SimulatedNoise
-from fedopt.scenario import Scenario
+from fedopt.scenario import Scenario, ignored_by_functions
 from fedopt.server import Limits, Server
 from fedopt.simulation.computation import Computation
 from fedopt.simulation.endless import never_full, no_time_passes
@@ -137,6 +137,8 @@ def _refuse(scenario: Scenario, public: Public, engine: Any, data: FederatedData
         )
     if scenario.privacy is not None and scenario.privacy.unit == "example" and engine.module is not None:
         found += [f"model: {m}" for m in mixing_layers(engine.module)]
+    if engine.data.objective is not None:
+        found += [f"{'.'.join(map(str, p.path))}: {p.message}" for p in ignored_by_functions(scenario)]
     if found:
         raise ValueError("; ".join(found))
 

@@ -178,6 +178,8 @@ def test_baselines_count_queries_and_bytes():
         4 * N * cost,
         4 * N * cost,
     )
+    seeded = Quick({**DIFFERENCES, "method": "scaffold1"}, TWO, steps=4).rounds[-1]
+    assert seeded["downlink_bytes"] == 4 * N * cost + 8 * N, "FZooS' seed, which SCAFFOLD has to switch off"
 
 
 def test_reductions_to_fedzo():
