@@ -71,6 +71,17 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return ", ".join([_bare(annotation), *filter(None, [" and ".join(_bounds(metadata))])])
 
 
+def alternatives(annotation: Any) -> str:
+    """The types of a union in words; empty if there is one only, null aside.
+
+    >>> alternatives(int | Literal["full"]), alternatives(int | None)
+    ('whole number or full', '')
+    """
+    members = [each for each in get_args(annotation) if each is not type(None)]
+    is_union = get_origin(annotation) in (Union, UnionType) and len(members) > 1
+    return _bare(annotation) if is_union else ""
+
+
 def _bare(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

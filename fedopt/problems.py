@@ -25,6 +25,13 @@ SYNONYMS = {
 }
 
 
+# What patterns of options stand for.
+FORMS = {
+    r"^[A-Za-z0-9._-]+$": "of letters, digits, '.', '_' and '-' only",
+    r"^[\w.]+:\w+$": "package.module:name",
+}
+
+
 class Problem(BaseModel):
     """One configuration problem: a path into the scenario, and what is wrong and what to do."""
 
@@ -49,13 +56,30 @@ def problems_in(
     settings: type[BaseModel], error: ValidationError, path: tuple[str | int, ...], broken: set[str | int]
 ) -> list[Problem]:
     """What a settings class refused, without the fields in ``broken``, which were reported inside."""
-    found = []
+    found, told = [], set()
     for item in error.errors(include_url=False):
         location = tuple(item["loc"])
         if location and location[0] in broken:
             continue  # already reported inside
+        choices = _choices(settings, location)
+        if choices:  # one error for each of them
+            if location[0] not in told:
+                told.add(location[0])
+                near = _nearest(str(item["input"]), choices.split(" or "))
+                hint = f"; did you mean {near}?" if near else ""
+                message = f"must be {choices}, got {item['input']!r}{hint}"
+                found.append(Problem(path=(*path, location[0]), message=message))
+            continue
         found.append(Problem(path=(*path, *location), message=_message(_title(settings, path), settings, item)))
     return found
+
+
+def _choices(settings: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    """The types that a field may be of, in words, where the error is about one of several; else empty."""
+    from fedopt.option_words import alternatives
+
+    field = settings.model_fields.get(str(location[0])) if len(location) > 1 else None
+    return alternatives(field.annotation) if field is not None else ""
 
 
 def _title(settings: type[BaseModel], path: tuple[str | int, ...]) -> str:
@@ -95,6 +119,8 @@ def _message(title: str, settings: type[BaseModel], item: Any) -> str:
             near = _nearest(str(given), context["expected"].replace("'", "").replace(",", "").split())
             hint = f"; did you mean {near}?" if near else ""
             return f"must be one of {context['expected']}, got {given!r}{hint}"
+        case "string_pattern_mismatch":
+            return f"must be {FORMS.get(context['pattern'], context['pattern'])}, got {given!r}"
         case "value_error":
             return str(context.get("error", item["msg"]))
         case _:

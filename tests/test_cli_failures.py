@@ -197,6 +197,18 @@ def test_a_module_that_is_not_found_says_where_modules_are_looked_for(
             ["--set", "data.partition.alpha=1", "--set", "data.partition.kind=iid"],
             "--set data.partition.alpha=1: unknown option of data.partition: iid; it has none.",
         ),
+        (
+            ["--set", "client.batch_size=fulll"],
+            "--set client.batch_size=fulll: must be whole number or full, got 'fulll'; did you mean full?",
+        ),
+        (["--set", "client.batch_size=2.5"], "--set client.batch_size=2.5: must be whole number or full, got 2.5."),
+        (["--set", "engine.chunk=[1]"], "--set engine.chunk=[1]: must be whole number or auto, got [1]."),
+        (["--set", "name=a b"], "--set name=a b: must be of letters, digits, '.', '_' and '-' only, got 'a b'."),
+        (
+            ["--set", "data={kind: user_function, function: a.B}"],
+            "--set data={kind: user_function, function: a.B}: function: must be package.module:name, got 'a.B'.\n"
+            "--set data={kind: user_function, function: a.B}: dimension: is required.",
+        ),
         (["--set", "run.rounds=3"], "--set run.rounds=3: unknown option of run; did you mean server_steps?"),
         (["--seed", "-1"], "--seed -1: must be >= 0, got -1."),
         (["--seed", "x"], "fedopt: Invalid value for '--seed': 'x' is not a valid integer."),

@@ -124,11 +124,11 @@ def refuse_problems(method: Method, public: Public) -> None:
         raise ValueError("; ".join(found))
 
 
-def no_bound(method: Method, reason: str) -> str:
-    """Refusal of a method whose reduced value has no sensitivity bound."""
+def no_bound(method: Method, reason: str, instead: str = "fedavg, fedavgm or fedbuff") -> str:
+    """Refusal of a method whose reduced value has no sensitivity bound; ``instead`` goes with the same clients."""
     return (
         f"{type(method).__name__} declares no sensitivity bound ({reason}), so its result cannot be released under "
-        "privacy; use fedavg, fedavgm or fedbuff, or remove the privacy section"
+        f"privacy; use {instead}, or remove the privacy section"
     )
 
 

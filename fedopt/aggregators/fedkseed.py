@@ -68,7 +68,11 @@ class FedKSeed(Method):
 
     def problems(self, public: Public) -> tuple[str, ...]:
         """No bound is declared for the sums."""
-        return (no_bound(self, "sums of scalars along drawn directions"),) if public.is_private else ()
+        return (
+            (no_bound(self, "sums of scalars along drawn directions", "decomfl with client: {kind: spsa}"),)
+            if public.is_private
+            else ()
+        )
 
     def reply_parts(self) -> tuple[str, ...]:
         """Sums of scalars per candidate direction."""

@@ -52,8 +52,8 @@ class OneByte(SeedLogMethod):
 
     def problems(self, public: Public) -> tuple[str, ...]:
         """Directions of one's own have no common release."""
-        reason = "every scalar belongs to a direction of its own; decomfl shares directions"
-        return (no_bound(self, reason),) if public.is_private else ()
+        reason, instead = "every scalar belongs to a direction of its own", "decomfl, whose clients share directions"
+        return (no_bound(self, reason, instead),) if public.is_private else ()
 
     def reply_parts(self) -> tuple[str, ...]:
         """Scalars along own directions."""

@@ -60,6 +60,17 @@ def test_forward_differences_save_nothing_along_own_directions() -> None:
     from_mapping(body(None, forward, COMFL))
 
 
+def test_scalars_are_sent_to_the_aggregators_that_take_them() -> None:
+    told = "client.kind: spsa sends scalars, but aggregator {} takes update from replies; use client: "
+    found = refusal(body(None, SPSA, "fedavg"))
+    assert found.startswith(told.format("fedavg"))
+    assert found.endswith(", or an aggregator that takes scalars: decomfl, feedsign, one_byte")
+    found = refusal(body(None, SPSA, {"kind": "fedbuff", "buffer_size": 2}))
+    assert found.startswith(told.format("fedbuff"))
+    assert found.endswith(", or an aggregator that takes scalars: decomfl with buffer_size, one_byte with buffer_size")
+    assert "or an aggregator" not in refusal(body(None, "sgd", "decomfl"))  # most aggregators take an update
+
+
 def test_private_scalars_need_privacy_one_step_and_flat_clipping() -> None:
     privacy: dict[str, Any] = {"unit": "example", "mechanism": DP_SGD}
     from_mapping(body(None, DPZERO, COMFL, privacy=privacy))

@@ -106,7 +106,7 @@ def test_an_empty_batch_is_answered_with_noise_and_paid_for():
 
 
 def test_refusals_name_a_remedy():
-    with pytest.raises(ConfigurationError, match="decomfl shares directions"):
+    with pytest.raises(ConfigurationError, match="use decomfl, whose clients share directions, or remove"):
         scenario(SPSA, {"kind": "one_byte"}, data=DIGITS, privacy={"mechanism": {"kind": "gaussian",
                  "noise_multiplier": 1.0}})  # fmt: skip
     with pytest.raises(ValueError, match=r"client: \{kind: spsa\}"):

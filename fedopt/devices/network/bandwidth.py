@@ -9,7 +9,7 @@ from fedopt.devices.base import Fleet, NetworkModel, NetworkTimes
 
 
 class Bandwidth(NetworkModel):
-    """Fixed bandwidth and latency: ``latency_s + 8 bytes / (10^6 mbit_s)`` for each transfer.
+    """Fixed rates and latency: ``latency_s + 8 bytes / (10^6 upload_mbit_s)``, download alike.
 
     The server's own link is infinite: simultaneous transfers do not slow each other down.
     """
