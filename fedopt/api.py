@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedopt.own_code import own_failure
+from fedopt.own_code import is_own_failure
 from fedopt.scenario import Scenario, ScenarioError, from_values, load
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _run_anew(scenario: Scenario, directory: Path, quiet: bool, data: Any) -> Pa
 
 def _is_refusal(error: Exception) -> bool:
     """Whether an error says that scenario, data or machine do not fit, and not that a component of one's own failed."""
-    return isinstance(error, (FileNotFoundError, ValueError)) and own_failure(error) is None
+    return isinstance(error, (FileNotFoundError, ValueError)) and not is_own_failure(error)
 
 
 def _is_one_of_many() -> bool:

@@ -18,7 +18,7 @@ from fedopt.commands.replaying import replay
 from fedopt.commands.scenarios import init, list_components, schema, validate
 from fedopt.commands.simulating import simulate
 from fedopt.flower.commands import app as deploy_commands
-from fedopt.own_code import own_failure
+from fedopt.own_code import is_own_failure, own_failure
 
 
 class Commands(TyperGroup):
@@ -130,7 +130,7 @@ def verify(
     except ScenarioError as error:
         fail(error.problems)
     except (RunLogError, ValueError, FileNotFoundError) as error:
-        if own_failure(error):
+        if is_own_failure(error):
             raise
         fail([f"{directory}: {error}"])
     if verdict.repeats:
@@ -257,7 +257,7 @@ def audit(
     except ValidationError as error:
         fail([f"audit: {item['loc'][0]}: {item['msg']}, got {item['input']!r}." for item in error.errors()])
     except (FileNotFoundError, ValueError) as error:
-        if own_failure(error):
+        if is_own_failure(error):
             raise
         fail([f"{target}: {error}"])
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else result.text())

@@ -24,11 +24,7 @@ def own_failure(error: BaseException) -> str | None:
         ``module:Class.method failed: Error: message (file:line)``, or None if no such code took part, or if the
         environment variable ``FEDOPT_TRACEBACK`` asks for tracebacks.
     """
-    frames, step = [], error.__traceback__
-    while step is not None:
-        if _is_own(step.tb_frame):
-            frames.append((step.tb_frame, step.tb_lineno))
-        step = step.tb_next
+    frames = _own_frames(error)
     if not frames or os.environ.get(TRACEBACK):
         return None
     frame, line = frames[-1]
@@ -37,6 +33,21 @@ def own_failure(error: BaseException) -> str | None:
     return (
         f"{_name(frames[0][0])} failed: {what} ({frame.f_code.co_filename}:{line}); {TRACEBACK}=1 shows the traceback"
     )
+
+
+def is_own_failure(error: BaseException) -> bool:
+    """Whether an error passed through the user's own code, whatever ``FEDOPT_TRACEBACK`` says."""
+    return bool(_own_frames(error))
+
+
+def _own_frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Frames of the user's own code with their lines, outermost first."""
+    frames, step = [], error.__traceback__
+    while step is not None:
+        if _is_own(step.tb_frame):
+            frames.append((step.tb_frame, step.tb_lineno))
+        step = step.tb_next
+    return frames
 
 
 def _is_own(frame: FrameType) -> bool:

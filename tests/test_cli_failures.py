@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,13 @@ def test_a_raising_component_of_the_users_own_is_one_line_and_its_rows_stay(
     )
     assert [row["step"] for row in read_rounds(directory).to_pylist()] == [1, 2, 3]
     monkeypatch.setenv("FEDOPT_TRACEBACK", "1")
-    with pytest.raises(KeyError):
+    for error in (KeyError, ValueError):  # the second is also what a wrong scenario raises
+        (tmp_path / "bug.py").write_text(RAISING.replace('return found["x"]', f"raise {error.__name__}"))
+        monkeypatch.delitem(sys.modules, "bug")
+        importlib.invalidate_caches()
         monkeypatch.setattr(sys, "argv", ["fedopt", *words])
-        fedopt.cli.main()
+        with pytest.raises(error):
+            fedopt.cli.main()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedopt.commands.common import fail, require_directory
-from fedopt.own_code import own_failure
+from fedopt.own_code import is_own_failure
 
 
 def replay(
@@ -25,7 +25,7 @@ def replay(
     except ScenarioError as error:
         fail(error.problems)
     except (RunLogError, ValueError, FileNotFoundError) as error:
-        if own_failure(error):
+        if is_own_failure(error):
             raise
         fail([str(error) if str(error).startswith(str(directory)) else f"{directory}: {error}"])
     typer.echo(f"{found} {'equals' if found == wanted else 'differs from'} the model of the run")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedopt.commands.common import Device, Out, Seed, Setting, fail, overrides
-from fedopt.own_code import own_failure
+from fedopt.own_code import is_own_failure, own_failure
 
 if TYPE_CHECKING:
     from fedopt.scenario import Scenario
@@ -68,7 +68,7 @@ def simulate(
         if told is not None:
             typer.echo(f"{told}{_how_to_go_on(scenario, loaded, out)}", err=True)
             raise typer.Exit(1) from error
-        if isinstance(error, (FileNotFoundError, ValueError)):
+        if isinstance(error, (FileNotFoundError, ValueError)) and not is_own_failure(error):
             fail([f"{scenario}: {error}" if loaded is None else failure_in(scenario, error, changes)])
         raise
     if api.is_first_process():  # torchrun starts several
