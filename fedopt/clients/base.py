@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fedopt.components import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from fedopt.engine.base import Cohort, CohortReply, Engine, ExampleClipping
@@ -76,6 +77,10 @@ class ClientWork(Settings):
         """
         return ()
 
+    def warnings(self, sizes: np.ndarray) -> tuple[str, ...]:
+        """What a run is warned of, given the numbers of examples ``[clients]`` of a simulation."""
+        return ()
+
     def protected(self, clipping: ExampleClipping) -> ClientWork:
         """The same work with every example's gradient clipped and noise added, for example-level privacy.
 
@@ -109,3 +114,15 @@ def stack_states(states: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
         name: torch.stack(column) if len({(part.shape, part.dtype) for part in column}) == 1 else column
         for name, column in columns.items()
     }
+
+
+def too_large_denominator(batch_size: int, probability: float | None, sizes: np.ndarray) -> tuple[str, ...]:
+    """The warning that no client's Poisson batch comes near the constant by which its sum is divided."""
+    largest = 0.0 if probability is None or not len(sizes) else probability * float(sizes.max())
+    if not largest or batch_size <= 2 * largest:
+        return ()
+    return (
+        f"client.batch_size is {batch_size}, by which sums are divided, but with client.sampling_probability "
+        f"{probability:g} no client expects more than {largest:g} examples in a batch: its replies are at least "
+        f"{batch_size / largest:.0f} times too small; set batch_size to the expected batch",
+    )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from fedopt.clients._local_training import normalizer
-from fedopt.clients.base import ClientWork, without_examples
+from fedopt.clients.base import ClientWork, too_large_denominator, without_examples
 from fedopt.engine.base import Cohort, CohortReply, Engine, ExampleClipping, LocalRule
 from fedopt.types import Message, ParamSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedopt.engine.base import BatchPlan
 
 
@@ -49,6 +51,10 @@ class DpSgd(ClientWork):
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
         return self
+
+    def warnings(self, sizes: np.ndarray) -> tuple[str, ...]:
+        """A denominator beyond every expected batch."""
+        return too_large_denominator(self.batch_size, self.sampling_probability, sizes)
 
     def protected(self, clipping: ExampleClipping) -> DpSgd:
         """The same work, with this clipping and noise."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from fedopt.clients.base import ClientWork, without_examples
+from fedopt.clients.base import ClientWork, too_large_denominator, without_examples
 from fedopt.engine.base import Cohort, CohortReply, DenseUpdates, Engine, ExampleClipping
 from fedopt.types import Message, ParamSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -55,6 +56,10 @@ class DpSpsa(ClientWork):
     def unable(self, engine: Engine) -> tuple[str, ...]:
         """Examples."""
         return without_examples(self, engine)
+
+    def warnings(self, sizes: np.ndarray) -> tuple[str, ...]:
+        """A denominator beyond every expected batch."""
+        return too_large_denominator(self.batch_size, self.sampling_probability, sizes)
 
     def protected(self, clipping: ExampleClipping) -> DpSpsa:
         """The same work, with this clipping and noise."""

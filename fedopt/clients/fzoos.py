@@ -70,6 +70,15 @@ class Fzoos(BlackBoxWork, FzoosSettings):
         chosen = FzoosSettings.paper() if named == "paper" else FzoosSettings.reference()
         return {**{name: getattr(chosen, name) for name in chosen.model_fields_set}, **given}
 
+    def problems(self, aggregator: Any, dimension: int | None) -> tuple[tuple[str, str], ...]:
+        """More candidates to be queried than are drawn; 0 drawn means no such queries."""
+        pairs = (("active_queries", "candidates"), ("global_active_queries", "global_candidates"))
+        return tuple(
+            (option, f"is {getattr(self, option)}, but {drawn} is {getattr(self, drawn)}; lower it, or raise {drawn}")
+            for option, drawn in pairs
+            if 0 < getattr(self, drawn) < getattr(self, option)
+        )
+
     def planned_steps(self, num_examples: int, message: Message) -> int:
         """T; one for values or weights only."""
         if is_check(message) or message.config.get("ask") == "correction":

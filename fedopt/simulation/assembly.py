@@ -115,6 +115,8 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
         mechanism=mechanism,
         noise=source,
     )
+    if noise is None:  # a deployment knows no numbers of examples, and must not tell them
+        warnings = (*warnings, *scenario.client.warnings(data.clients.sizes()))
     return Parts(scenario, data, engine, clock, server, computation, warnings)
 
 

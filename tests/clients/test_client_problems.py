@@ -8,6 +8,7 @@ import pytest
 from zeroth_order_runs import COMFL, QUADRATICS, SPSA
 
 from fedopt.scenario import from_mapping
+from fedopt.simulation.assembly import assemble
 from scenarios import mapping, refusal
 
 FUNCTION = {"kind": "user_function", "function": "nobody:Bowls", "dimension": 6}
@@ -86,3 +87,39 @@ def test_private_scalars_need_privacy_one_step_and_flat_clipping() -> None:
     assert refusal(body(None, DPZERO, COMFL, privacy=privacy)) == (
         "privacy.mechanism.clipping: is automatic, but client dp_spsa clips scalars; use flat"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"candidates": 10, "active_queries": 11}, "client.active_queries: is 11, but candidates is 10; lower it, or "
+         "raise candidates"),
+        ({"global_candidates": 49}, "client.global_active_queries: is 50, but global_candidates is 49; lower it, or "
+         "raise global_candidates"),
+        ({"candidates": 10, "active_queries": 10}, ""),
+        ({"candidates": 0, "global_candidates": 0}, ""),
+    ],
+)  # fmt: skip
+def test_no_more_candidates_are_queried_than_drawn(options: dict[str, int], told: str) -> None:
+    scenario = body(QUADRATICS, {"kind": "fzoos", **options}, "gradient_correction")
+    if told:
+        assert refusal(scenario) == told
+    else:
+        from_mapping(scenario)
+
+
+@pytest.mark.parametrize("kind", ["dp_spsa", "dp_sgd"])
+def test_a_denominator_beyond_every_expected_batch_is_warned_of(kind: str) -> None:
+    """The largest of the twelve clients holds 235 examples, so it expects 47 of them."""
+    method = {"kind": "decomfl", "step_size": 0.01} if kind == "dp_spsa" else "fedavg"
+    privacy = {"unit": "example", "relation": "add_or_remove_one", "mechanism": DP_SGD}
+
+    def warned(size: int) -> tuple[str, ...]:
+        client = {"kind": kind, "batch_size": size, "sampling_probability": 0.2, "steps": 1}
+        made = assemble(from_mapping(body(None, client, method, privacy=privacy)))
+        assert made.data.clients.sizes().max() == 235
+        return tuple(w for w in made.warnings if w.startswith("client.batch_size"))
+
+    (said,) = warned(940)
+    assert "no client expects more than 47 examples in a batch: its replies are at least 20 times too small" in said
+    assert warned(94) == () and warned(95)
