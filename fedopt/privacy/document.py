@@ -91,7 +91,14 @@ def _trade_off(accounting: PrivacyAccounting, tally: Any) -> dict[str, Any] | No
 def _clients(accounting: PrivacyAccounting, state: Any) -> list[dict[str, Any]]:
     spent = accounting.client_epsilons(state)
     exact = client_profiles(state.tally, accounting.mechanism, accounting.public, accounting.scenario)
-    return [{"client": i, "epsilon": spent[i], "charged": as_mapping(profile)} for i, profile in exact.items()]
+    return [
+        {
+            "client": i,
+            "epsilon": spent[i] if math.isfinite(spent[i]) else None,
+            "charged": as_mapping(profile),
+        }
+        for i, profile in exact.items()
+    ]
 
 
 def assumptions(accounting: PrivacyAccounting) -> list[str]:

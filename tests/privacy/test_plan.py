@@ -233,6 +233,21 @@ def test_where_nobody_makes_a_step_any_noise_meets_the_target(steps, sizes):
     assert found.mechanism.noise_level() > 0 and found.accounting.exact_planned() == 0
 
 
+def test_infinite_ledgers_are_valid_json_and_not_left_out(tmp_path):
+    scenario = private(
+        {"kind": "dp_sgd", "noise_multiplier": 0.0},
+        {"unit": "example"},
+        client={"kind": "dp_sgd", "steps": 1, "sampling_probability": 0.5},
+        data={"kind": "digits", "clients": 2},
+        sampling={"kind": "all"},
+        run={"server_steps": 1},
+    )
+    run = fedopt.simulate(scenario, out=tmp_path)
+    body = json.loads((run.directory / "privacy.json").read_text(), parse_constant=pytest.fail)
+    assert [client["epsilon"] for client in body["clients"]] == [None, None] and body["epsilon"] is None
+    assert "2 have an infinite epsilon" in run.report.read_text()
+
+
 def test_rejected_replies_count_towards_the_participation_limit(tmp_path):
     """Under local trust the server has seen a reply it then rejects: it is paid for, and used up."""
     scenario = private(

@@ -47,6 +47,10 @@ class CurvePair(NamedTuple):
         """Losses that matter: outside, both tails are under ``TAIL``."""
         return -_end(self.backward), _end(self.forward)
 
+    def infinite(self) -> float:
+        """Probability of losses beyond every finite one."""
+        return float(self.forward(np.array([self.span()[1]]))[0])
+
     def pmf(self, step: float) -> LossPmf:
         """Connect the dots of the curve at multiples of ``step``.
 
@@ -78,6 +82,10 @@ class AtomPair(NamedTuple):
     def span(self) -> tuple[float, float]:
         """Smallest and largest finite loss."""
         return float(self.losses.min()), float(self.losses.max())
+
+    def infinite(self) -> float:
+        """Probability of an infinite loss."""
+        return self.infinity
 
     def pmf(self, step: float) -> LossPmf:
         """Split every atom between its two grid neighbours so that its mass under P and under Q is kept."""

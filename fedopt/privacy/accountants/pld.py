@@ -52,6 +52,8 @@ class Pld(Accountant):
         if leaves is None:
             return np.ones(len(epsilon))
         mu, paired, renyi_only = _split(leaves, relation)
+        if _give_away(paired, relation):
+            return np.ones(len(epsilon))
         if renyi_only:
             return renyi_delta(leaves, epsilon, relation)
         if not paired:
@@ -72,6 +74,11 @@ class Pld(Accountant):
         if prepared((leaf for leaf, _ in last), delta, relation) is None:
             return np.where(wanted > 0, math.inf, 0.0)
         _, paired, renyi_only = _split(last, relation)
+        if _give_away(paired, relation):
+            rows = [[(leaf, int(n)) for leaf, n in zip(leaves, row, strict=True) if n] for row in counts]
+            lost = np.array([_give_away(_split(row, relation)[1], relation) for row in rows])
+            before = self.epsilon_curve(events, wanted[~lost], delta, relation)
+            return np.concatenate([before, np.full(int(lost.sum()), math.inf)])
         if not paired and not renyi_only:
             squares = np.array([(gaussian_mu(leaf, relation) or 0.0) ** 2 for leaf in leaves])
             curve = gaussian_epsilons(np.sqrt(counts @ squares), delta)
@@ -106,6 +113,8 @@ class Pld(Accountant):
     def _paired_epsilon(self, mu: float, paired: Counts, delta: float, relation: Relation) -> float:
         if not paired:
             return gaussian_epsilon(mu, delta)
+        if _give_away(paired, relation):
+            return math.inf
         return max(epsilon_of(pmf, delta) for pmf in self._compositions(mu, paired, relation, self.points))
 
     def _compositions(self, mu: float, paired: Counts, relation: Relation, points: int) -> list[LossPmf]:
@@ -171,6 +180,16 @@ def _split(leaves: Counts, relation: Relation) -> tuple[float, Counts, Counts]:
         else:
             renyi_only.append((leaf, count))
     return math.sqrt(square), paired, renyi_only
+
+
+def _give_away(paired: Counts, relation: Relation) -> bool:
+    """Whether some release always tells two neighbours apart: all of its losses are infinite."""
+    return any(_infinite(leaf, relation) >= 1.0 for leaf, _ in paired)
+
+
+@lru_cache(maxsize=256)
+def _infinite(leaf: Event, relation: Relation) -> float:
+    return max(pair.infinite() for pair in pairs_of(leaf, relation) or ())
 
 
 def _all_renyi(leaves: Counts, relation: Relation) -> bool:

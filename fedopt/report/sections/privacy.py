@@ -242,7 +242,13 @@ def _release(release: dict[str, Any]) -> str:
 
 def _client_ledgers(known: dict[str, Any]) -> str:
     """Distribution over clients that keep their own ledgers: the largest is what counts."""
-    spent = sorted(c["epsilon"] for c in known.get("clients") or [] if c.get("epsilon") is not None)
+    told = [c.get("epsilon") for c in known.get("clients") or []]
+    spent = sorted(epsilon for epsilon in told if epsilon is not None and math.isfinite(epsilon))
+    if len(spent) < len(told):  # infinite numbers have no place in JSON
+        return text.paragraphs(
+            f"Each of {len(told)} clients keeps its own ledger over its own records: {len(told) - len(spent)} have an "
+            "infinite epsilon."
+        )
     if not spent:
         return ""
     middle = spent[len(spent) // 2]

@@ -259,6 +259,17 @@ def test_edges():
         PLD.delta(ShuffledSumEvent(20, 4, 4, 400, 0.5), np.array([1.0]), "replace_one")
 
 
+def test_a_release_that_gives_everything_away_makes_epsilon_infinite():
+    """Three coins can be in no two neighbouring states of a sum with four levels."""
+    coins, before = ShuffledSumEvent(1, 1, 4, 3, 0.5), PoissonSampled(0.05, GaussianEvent(1.0))
+    assert PLD.epsilon(coins, 1e-12, "zero_out_one") == math.inf
+    assert PLD.delta(coins, np.array([1.0, 50.0]), "zero_out_one").tolist() == [1.0, 1.0]
+    assert PLD.epsilon_curve(coins, [0, 1, 2], 1e-5, "zero_out_one").tolist() == [0.0, math.inf, math.inf]
+    assert PLD.epsilon_curve(coins, [1], 1e-5, "zero_out_one").tolist() == [math.inf]
+    curve = PLD.epsilon_curve([Repeated(before, 2), coins], [1, 2, 3], 1e-5, "zero_out_one")
+    assert 0 < curve[0] <= curve[1] < math.inf == curve[2]
+
+
 def test_curve_of_changing_events():
     """The k-th value belongs to the first k releases of the schedule."""
     a, b = PoissonSampled(0.05, GaussianEvent(1.0)), PoissonSampled(0.02, GaussianEvent(0.8))
