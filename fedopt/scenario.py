@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from fedopt.aggregators.base import Method
 from fedopt.auditing.settings import Audit
@@ -95,6 +95,8 @@ class Privacy(Section):
 class Run(Section):
     """When to stop, and how often to look."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     server_steps: int | None = Field(
         None, ge=0, description="server steps to make; a round of several exchanges is finished"
     )
@@ -114,6 +116,8 @@ class Run(Section):
 
 class EngineSettings(Section):
     """How client work is computed; never what it computes."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one")
     formulation: str = Field("auto", description="how a cohort is trained; auto follows the documented rule")

@@ -172,3 +172,19 @@ def test_fuzzed_files_give_problems_and_never_another_exception(tmp_path: Path, 
         load(path)
     except ScenarioError as error:
         assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sampling__over_selection", float("inf")),
+        ("sampling__deadline_s", float("inf")),
+        ("run__time_s", float("inf")),
+        ("run__target_metric", float("nan")),
+        ("engine__memory_gib", float("inf")),
+        ("aggregator", {"kind": "fedfix", "server_step_s": float("inf")}),
+    ],
+)
+def test_limits_and_times_are_finite(key: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"(sampling|run|engine|aggregator)\.\w+: must be a finite number"):
+        small(**{key: value})

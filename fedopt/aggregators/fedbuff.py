@@ -85,7 +85,9 @@ class FedBuff(Stream):
     @model_validator(mode="after")
     def _options_fit(self) -> FedBuff:
         if self.weights != "identical" and self.normalization != "mean":
-            raise ValueError(f"normalization applies to weights: identical only; {self.weights} weights are absolute")
+            raise ValueError(
+                f"normalization applies to weights: identical only; {self.weights} weights are absolute; leave it out"
+            )
         if self.frequencies is not None and (self.weights != "unbiased" or min(self.frequencies, default=0) <= 0):
             raise ValueError("frequencies belong to weights: unbiased and must all be > 0")
         return self

@@ -63,7 +63,9 @@ class FedFix(Method):
     unbiased ones after the first contribution when durations are fixed.
     """
 
-    server_step_s: float = Field(1.0, gt=0, description="virtual seconds between server steps, > 0")
+    server_step_s: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="virtual seconds between server steps, > 0"
+    )
     weights: Literal["unbiased", "gap"] = Field(
         "unbiased", description="unbiased needs known durations; gap counts the steps since a client's last reply"
     )

@@ -52,7 +52,9 @@ class Quadratics(DataSet):
         if self.curvatures is not None and min(np.min(row) for row in self.curvatures) <= 0:
             raise ValueError("curvatures must be > 0")
         if self.curvature_max < self.curvature_min:
-            raise ValueError(f"curvature_max {self.curvature_max} is below curvature_min {self.curvature_min}")
+            raise ValueError(
+                f"curvature_max {self.curvature_max} is below curvature_min {self.curvature_min}; raise the former"
+            )
         return self
 
     def load(self, seed: int) -> FederatedData:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fedopt.components import Settings
 
@@ -39,6 +39,8 @@ class SamplingClaim(NamedTuple):
 
 class Sampler(Settings):
     """Base of samplers."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     over_selection: float = Field(
         1.0, ge=1, description="start this many times more clients than needed and close at the needed number"

@@ -33,7 +33,7 @@ class Separated(Sampler):
     def problems(self, num_clients: int, streaming: bool) -> tuple[str, ...]:
         """A stream has no cohorts; the population must be large enough."""
         if streaming:
-            return ("sampling: separated needs rounds; use sampling: uniform with an asynchronous aggregator",)
+            return ("separated needs rounds; use sampling: uniform with an asynchronous aggregator",)
         possible = num_clients // self._started()
         if possible < self.min_separation:
             return (
