@@ -1,7 +1,7 @@
 """Scenarios at random: any parts, any settings; small enough to run in a second.
 
-``draw(seed)`` gives one mapping, as a YAML file would hold it. Parts are chosen so that a good share of the scenarios is
-accepted; nothing guarantees it, and a refusal is a result too.
+``draw(seed)`` gives one mapping, as a YAML file would hold it. Parts are chosen so that a good share of the
+scenarios is accepted; nothing guarantees it, and a refusal is a result too.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ class _Window:
         """Grid indices outside of which the sum has at most ``WINDOW_TAIL`` on either side."""
         low = sum(n * pmf.low for pmf, n in zip(self._pmfs, counts, strict=True))
         high = sum(n * (pmf.low + len(pmf.masses) - 1) for pmf, n in zip(self._pmfs, counts, strict=True))
-        bound = np.asarray(counts, float) @ self._log_mgfs - math.log(WINDOW_TAIL)
+        used = np.flatnonzero(counts)  # a bound may be infinite, and 0 times it is not 0
+        bound = np.asarray(counts, float)[used] @ self._log_mgfs[used] - math.log(WINDOW_TAIL)
         right, left = np.split(bound, 2)
         highest = min(high, math.ceil(float(np.min(right / self._orders)) / self._step))
         lowest = max(low, math.floor(float(np.max(-left / self._orders)) / self._step))

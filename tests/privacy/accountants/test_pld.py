@@ -270,6 +270,14 @@ def test_a_release_that_gives_everything_away_makes_epsilon_infinite():
     assert 0 < curve[0] <= curve[1] < math.inf == curve[2]
 
 
+def test_the_curve_of_a_release_with_losses_of_every_size_begins_at_zero():
+    """A hundred biased coins of one client: a finite epsilon, and a mass of 2e-9 beyond every finite loss."""
+    coins = ShuffledSumEvent(1, 1, 4, 100, 0.25)
+    curve = PLD.epsilon_curve(coins, [0, 1, 2, 3], 1e-5, "zero_out_one")
+    exact = [PLD.epsilon(Repeated(coins, n), 1e-5, "zero_out_one") for n in (1, 2, 3)]
+    assert curve[0] == 0 and (curve[1:] >= exact).all() and curve[3] == exact[2] < math.inf
+
+
 def test_curve_of_changing_events():
     """The k-th value belongs to the first k releases of the schedule."""
     a, b = PoissonSampled(0.05, GaussianEvent(1.0)), PoissonSampled(0.02, GaussianEvent(0.8))
