@@ -37,6 +37,15 @@ def test_held_out_tests_are_the_clients_own_examples_and_no_longer_trained_on():
     assert np.array_equal(data.test.inputs[:80], X_TEST)
 
 
+def test_a_client_keeps_one_example_to_train_on_however_much_is_held_out():
+    data = _load(partition=Dirichlet(alpha=0.5), clients=40, client_test_fraction=0.99)
+    before = _load(partition=Dirichlet(alpha=0.5), clients=40).clients.sizes()
+    assert before.min() < 10
+    assert (data.clients.sizes() >= 1).all() and (data.client_tests.sizes() >= 1)[before >= 2].all()
+    tiny = _load(partition=Dirichlet(alpha=0.5), clients=40, client_test_fraction=0.01)
+    assert (tiny.client_tests.sizes() == np.where(before >= 2, np.clip(np.rint(before * 0.01), 1, None), 0)).all()
+
+
 def test_held_out_is_refused_where_clients_share_examples():
     with pytest.raises(ValueError, match="set client_test_source: matched"):
         _load(partition=DirichletWithReplacement(), client_test_fraction=0.2)

@@ -56,6 +56,9 @@ def test_synthetic_iid_has_one_model():
 
     fitted = LogisticRegression(max_iter=300).fit(x[rest], y[rest])
     assert fitted.score(x[first], y[first]) > 0.7
+    errors = np.arange(1, 61) ** -0.6 / len(x) ** 0.5
+    assert (np.abs(x.mean(axis=0)) < 5 * errors).all()  # and one mean of the inputs: zero, as beta is
+    assert np.abs(x[first].mean(axis=0) * len(first) ** 0.5 * np.arange(1, 61) ** 0.6).max() < 5
     other = Synthetic(clients=10, size_max=400, size_min=300).load(0)
     x, y = other.train.inputs.astype(np.float64), other.train.targets
     assert (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedopt.components import components
+from fedopt.sampling._draws import selected
 from fedopt.sampling.all import All
 from fedopt.sampling.fixed import Fixed
 from fedopt.sampling.poisson import Poisson
@@ -94,6 +95,12 @@ def test_over_selection_starts_the_ceiling(over, count):
     assert Fixed(cohort_size=10, over_selection=over).expected_cohort(100) == 10
     assert len(draw(Uniform(concurrency=10, over_selection=over))) == count
     assert len(draw(Separated(cohort_size=10, over_selection=over))) == count
+
+
+def test_over_selection_is_multiplied_exactly():
+    """1.1 times 50 is 55, though 55.00000000000001 in doubles; the expected cohort is never more than everybody."""
+    assert selected(50, 1.1) == 55 and selected(50, 1.11) == 56
+    assert Uniform(concurrency=40).expected_cohort(30) == Fixed(cohort_size=40).expected_cohort(30) == 30.0
 
 
 def test_fewer_ready_than_asked():

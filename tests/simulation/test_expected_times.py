@@ -1,4 +1,4 @@
-"""In how many ticks a client of random speed contributes once, as the weights of FedFix need it."""
+"""How long tasks take on average, and in how many ticks a client contributes once, as weights by speed need it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,45 @@ import numpy as np
 import pytest
 
 from fedopt.devices.base import Fleet
-from fedopt.simulation.expected_times import expected_ceil
+from fedopt.simulation.expected_times import equal_work_seconds, expected_ceil, expected_seconds
 from fedopt.simulation.fleet import DeviceClock
 from scenarios import small
+
+
+def known(devices: dict[str, Any], sizes: list[int], client: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """(expected seconds of every client's task, expected seconds for equal work)."""
+    scenario = small(devices=devices, client={"kind": "sgd", "batch_size": 10, **(client or {})})
+    counts = np.array(sizes, dtype=np.int64)
+    data: Any = SimpleNamespace(clients=SimpleNamespace(num_clients=len(sizes), sizes=lambda: counts))
+    clock = DeviceClock(scenario.devices, Fleet(0, len(sizes), counts))
+    return expected_seconds(scenario, data, clock), equal_work_seconds(scenario, data, clock)
+
+
+def test_times_of_a_task_and_times_for_equal_work() -> None:
+    """25, 4 and 40 examples in batches of 10: 3 steps, 1 and 4; for equal work everybody takes 4 of 10."""
+    work = {"kind": "work", "seconds_per_example": 0.5, "between_sigma": 0.0, "within_sigma": 0.0}
+    own, equal = known({"compute": work}, [25, 4, 40])
+    assert own == pytest.approx([0.5 * 3 * 10, 0.5 * 1 * 4, 0.5 * 4 * 10]) and equal == pytest.approx([20.0] * 3)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"dropout": 0.1},
+        {"interrupt": True},
+        {"availability": {"kind": "bernoulli"}},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+def test_times_do_not_say_how_often_a_client_replies_where_replies_are_lost(fault: dict[str, Any]) -> None:
+    compute = {"compute": {"kind": "constant", "seconds": [2.0]}}
+    assert known(compute, [5, 5]) == ([2, 2], [2, 2])
+    assert known({**compute, **fault}, [5, 5]) == (None, [2, 2])
+
+
+@pytest.mark.parametrize("other", [{"network": {"kind": "bandwidth"}}, {"work": {"kind": "partial_uniform"}}])
+def test_times_with_transfers_or_partial_work_are_unknown(other: dict[str, Any]) -> None:
+    assert known({"compute": {"kind": "constant", "seconds": [2.0]}, **other}, [5, 5]) == (None, None)
 
 
 def ticks(compute: dict[str, Any], clients: int, periods: list[float]) -> list[float]:

@@ -124,6 +124,19 @@ def test_of_over_selected_clients_the_first_replies_count_and_the_rest_is_reject
     assert short.steps[0]["time_s"] == 0.75 and short.steps[0]["participants"] == 1
 
 
+def test_a_rejected_client_restarts_also_where_others_wait_for_the_step() -> None:
+    stale = FedBuff(buffer_size=2, max_staleness=1, restart="at_step")
+    run = Schedule(stale, Uniform(concurrency=5), HalfNormal(), clients=12, steps=60)
+    assert run.ended.status == "finished" and sum(row["status"] == "rejected" for row in run.rows) > 5
+    last, state = [row for row in run.rows if row["status"] == "admitted" and row["step"] == 60], run.server.state
+    assert len(state.in_flight) + len(state.arrived) + len(last) == 5  # nobody's slot was lost
+
+
+def test_a_step_at_the_time_limit_is_made() -> None:
+    run = Schedule(FedAvg(), All(), Constant(), clients=2, steps=None, seconds=3.0)
+    assert [row["time_s"] for row in run.steps] == [1.0, 2.0, 3.0] and run.ended.status == "finished"
+
+
 def test_participation_of_exponential_clients_in_fedfix() -> None:
     """1 - exp(-step / mean): 0.2592, 0.4512, 0.7769 for means 1, 0.5, 0.2 and a step of 0.3."""
     steps = 800

@@ -55,6 +55,38 @@ def test_dirichlet_minimum_size_and_self_balancing():
         Dirichlet(alpha=0.01, min_partition_size=30).split(TARGETS, None, 15, 0)
 
 
+def test_dirichlet_takes_the_first_draw_whose_smallest_client_has_the_minimum():
+    first = Dirichlet(min_partition_size=0).split(TARGETS, None, 10, 0)
+    smallest = int(first.sizes().min())
+    assert smallest > 0
+    exactly = Dirichlet(min_partition_size=smallest).split(TARGETS, None, 10, 0)
+    assert np.array_equal(exactly.indices, first.indices)
+    other = Dirichlet(min_partition_size=smallest + 1).split(TARGETS, None, 10, 0)
+    assert not np.array_equal(other.indices, first.indices) and other.sizes().min() > smallest
+
+
+def test_self_balancing_closes_clients_above_the_mean_and_not_those_at_it():
+    """Two clients, three classes of four: the mean is six. A client with more gets nothing of the last class."""
+    targets, at_the_mean, above = np.repeat(np.arange(3), 4), [], []
+    for seed in range(300):
+        made = Dirichlet(alpha=1.0, min_partition_size=0, self_balancing=True).split(targets, None, 2, seed)
+        counts = class_counts(made, targets, 3)
+        for before, last in zip(counts[:, :2].sum(axis=1), counts[:, 2], strict=True):
+            (above if before > 6 else at_the_mean if before == 6 else []).append(last)
+    assert len(above) > 20 and not any(above)
+    assert len(at_the_mean) > 20 and any(at_the_mean)
+
+
+def test_inner_dirichlet_lets_clients_choose_in_random_order():
+    """Who chooses last gets what is left, so no id may always choose first: concentration of the first and last id."""
+    targets, concentration = np.repeat(np.arange(10), 10), []
+    for seed in range(150):
+        counts = class_counts(InnerDirichlet(alpha=0.05).split(targets, None, 10, seed), targets, 10)
+        concentration.append(((counts / 10) ** 2).sum(axis=1)[[0, -1]])
+    first_less_last = np.subtract(*np.transpose(concentration))
+    assert _accepts(first_less_last, 0.0) and not _accepts(first_less_last + 0.3, 0.0)
+
+
 def test_inner_dirichlet_keeps_the_sizes_and_skews_labels():
     made = InnerDirichlet(alpha=0.05, partition_sizes=(5, 100, 20)).split(TARGETS, None, 3, 0)
     assert made.sizes().tolist() == [5, 100, 20] and len(np.unique(made.indices)) == 125
@@ -117,6 +149,8 @@ def test_shards_give_few_classes_and_the_promised_sizes():
     assert sorted(uneven.sizes()) == [140, 210, 210]
     kept = Shard(num_shards_per_partition=None, shard_size=70, keep_incomplete_shard=True).split(TARGETS, None, 3, 0)
     assert kept.sizes().sum() == 600
+    whole = Shard(num_shards_per_partition=None, shard_size=60, keep_incomplete_shard=True).split(TARGETS, None, 10, 0)
+    assert whole.sizes().tolist() == [60] * 10  # 600 examples leave no smaller shard
     with pytest.raises(ValueError, match="use fewer clients, a smaller shard_size"):
         Shard(num_shards_per_partition=2, shard_size=100).split(TARGETS, None, 10, 0)
     with pytest.raises(ValidationError, match="give num_shards_per_partition or shard_size"):

@@ -37,6 +37,15 @@ def test_rank_correlation_is_the_one_asked_for(fleet, wanted):
         assert abs(found - wanted * 2 / 3) > 4 * error
 
 
+def test_the_copula_is_given_the_correlation_that_makes_the_ranks_right(fleet):
+    """A normal correlation of 0.6 itself would give ranks 0.582; four standard errors tell them apart."""
+    clients = 60_000
+    sizes = np.random.default_rng(0).permutation(clients) + 1
+    times = expected(Correlated(rank_correlation=0.6), fleet(clients, num_examples=sizes), clients)
+    found, error = spearmanr(sizes, times).statistic, (1 - 0.6**2) / np.sqrt(clients)
+    assert abs(found - 0.6) < 4 * error < abs(found - 0.582)
+
+
 def test_devices_are_only_dealt_anew(fleet):
     base = Work()
     plain, dealt = base.bind(fleet(20)), Correlated(base=base, rank_correlation=0.3).bind(fleet(20))

@@ -25,6 +25,7 @@ LAWS = [
     (Uniform(minimum_s=1.0, maximum_s=4.0), 1, 1, 2.5, 9 / 12),
     (TruncatedGaussian(mean_s=0.0, sd_s=1.0, minimum_s=0.0), 1, 1, 0.398942, 0.5 - 0.398942**2),
     (TruncatedGaussian(mean_s=5.0, sd_s=1.0, minimum_s=0.0), 1, 1, 5.0, 1.0),
+    (TruncatedGaussian(mean_s=0.0, sd_s=3.0, minimum_s=0.0), 1, 1, 3 * 0.398942, 9 * (0.5 - 0.398942**2)),
     (Work(seconds_per_example=0.01, between_sigma=0.0, within_sigma=0.5), 4, 25, 1.0, math.exp(0.25) - 1),
     (
         Work(seconds_per_example=1.0, between_sigma=0.0, within_sigma=0.0, tail_probability=0.25, tail_factor=5.0),

@@ -43,6 +43,18 @@ def test_slowness_is_mostly_transient(fleet):
     assert 0.12 < share < 0.30
 
 
+def test_how_much_of_slowness_stays_with_the_client(fleet):
+    """Scores of two tasks of a client, the rounds' part being common: 0.081^2 / (0.189^2 - 0.061^2) = 0.205 of it."""
+    model, clients = LambdaLike(), 12_000
+    scores = np.linspace(-5, 5, 20_001)
+    seconds = model.quantile(scores)
+    bound = model.bind(fleet(clients))
+    times = [[bound.seconds(client, task, 1, 1) for client in range(clients)] for task in (0, 1)]
+    found = np.corrcoef(np.interp(times, seconds, scores))[0, 1]
+    assert abs(found - 0.205) < 4 / clients**0.5
+    assert min(abs(found - wrong) for wrong in (0.205 * 2 / 3, 0.205 * 3 / 2)) > 4 / clients**0.5
+
+
 def test_other_loads_are_refused():
     with pytest.raises(ValueError, match=r"measured load \(0.0, 0.25, 0.5, 1.0\), got 0.7"):
         LambdaLike(load=0.7)

@@ -44,6 +44,7 @@ def test_epochs_uniform(fleet, check_mean):
     check_mean(found, 35)
     assert len(set(steps(EpochsUniform(redraw=False), fleet(1), 10, tasks=30))) == 1
     assert set(steps(EpochsUniform(low=2, high=3, planned_epochs=4), fleet(1), 40, tasks=5)) == {20}
+    assert set(steps(EpochsUniform(low=2, high=3, planned_epochs=4), fleet(1), 10, tasks=5)) == {6}  # 2 * ceil(10 / 4)
 
 
 def test_bounds_are_checked():
