@@ -78,13 +78,14 @@ def test_self_balancing_closes_clients_above_the_mean_and_not_those_at_it():
 
 
 def test_inner_dirichlet_lets_clients_choose_in_random_order():
-    """Who chooses last gets what is left, so no id may always choose first: concentration of the first and last id."""
-    targets, concentration = np.repeat(np.arange(10), 10), []
-    for seed in range(150):
-        counts = class_counts(InnerDirichlet(alpha=0.05).split(targets, None, 10, seed), targets, 10)
-        concentration.append(((counts / 10) ** 2).sum(axis=1)[[0, -1]])
-    first_less_last = np.subtract(*np.transpose(concentration))
-    assert _accepts(first_less_last, 0.0) and not _accepts(first_less_last + 0.3, 0.0)
+    """All want half of a rare class that four of ten clients use up: no id may always come before the others."""
+    targets, rare = np.repeat([0, 1], [20, 80]), []
+    for seed in range(200):
+        made = InnerDirichlet(alpha=100.0).split(targets, None, 10, seed)
+        rare.append(class_counts(made, targets, 2)[[0, -1], 0])
+    first_less_last = np.subtract(*np.transpose(rare))
+    assert _accepts(first_less_last, 0.0) and not _accepts(first_less_last + 5, 0.0)
+    assert _accepts(np.concatenate(rare), 2.0)
 
 
 def test_inner_dirichlet_keeps_the_sizes_and_skews_labels():
