@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedopt.engine.base import ExampleClipping, LocalRule
+from fedopt.engine.rules import clipping_factors
 from fedopt.rng import torch_generator
 
 OPTIONS = {
@@ -67,6 +68,15 @@ def test_proximal_correction_and_clip_in_the_documented_order(tiny, bound):
     found = engine.train(cohort, rule, plan).updates.rows()
     for row in range(len(cohort)):
         torch.testing.assert_close(found[row], by_optimizer(engine, plan, row, before_step), rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_factors_by_hand():
+    """min(1, C / norm), and C / (norm + gamma) in the automatic style; a norm that is not finite counts for nothing."""
+    norms = torch.tensor([0.0, 0.5, 1.5, 4.0, torch.inf, torch.nan])
+    flat = clipping_factors(ExampleClipping(2.0, 0.0), norms, 2.0)
+    assert flat.tolist() == [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    automatic = clipping_factors(ExampleClipping(2.0, 0.0, style="automatic", stability=0.5), norms, 2.0)
+    assert automatic.tolist() == pytest.approx([4.0, 2.0, 1.0, 2 / 4.5, 0.0, 0.0])
 
 
 def test_example_clipping_bounds_every_example(tiny):
