@@ -138,7 +138,10 @@ def _class_of(module: ModuleType, kind: str) -> type[Settings]:
 def import_failure(error: Exception) -> str:
     """What an import said, and where modules are looked for if there is no such module."""
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; start fedopt in the folder of {error.name}, or put that folder on PYTHONPATH"
+        return (
+            f"{error}; start fedopt in the folder of {error.name}, put that folder on PYTHONPATH, or the module beside "
+            "the scenario file"
+        )
     return str(error)
 
 

@@ -1,13 +1,17 @@
-"""The source code of a user's own modules that a scenario names: what it was when a run was made."""
+"""The source code of a user's own modules that a scenario names: where it lies, and what it was when a run was made."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,6 +28,43 @@ def digests(settings: BaseModel) -> dict[str, str]:
     it was; empty if there is no such module.
     """
     return {module: _digest(module) for module in sorted(set(_named(settings)))}
+
+
+def folders(settings: BaseModel) -> list[str]:
+    """Where this process finds the user's own modules of a scenario; a run directory remembers it."""
+    found = []
+    for module in digests(settings):
+        file = _file(module, anywhere=False)
+        if file is not None:
+            above = module.count(".") + (file.name == "__init__.py")
+            found.append(str(file.resolve().parents[above]))
+    return list(dict.fromkeys(found))
+
+
+def look_beside(values: Mapping[str, Any], folder: Path) -> None:
+    """Find modules that a scenario or comparison names in its folder too; those of a run where the run found them.
+
+    Nothing changes for one that names none. What is on Python's path already comes first, so that nothing is hidden.
+
+    Args:
+        values: the file as it was read, with overrides.
+        folder: where it lies.
+    """
+    if not _names_a_module(values):
+        return
+    notes = values.get("resolved")
+    places = [str(folder)] if not isinstance(notes, Mapping) else notes.get("own_folders") or []
+    for place in map(os.path.abspath, places):
+        if place not in sys.path:
+            sys.path.append(place)
+
+
+def _names_a_module(node: Any) -> bool:
+    if isinstance(node, Mapping):
+        return any(map(_names_a_module, node.values()))
+    if isinstance(node, (list, tuple)):
+        return any(map(_names_a_module, node))
+    return isinstance(node, str) and re.fullmatch(r"[\w.]+:\w+", node) is not None
 
 
 def _named(settings: BaseModel) -> Iterator[str]:

@@ -27,6 +27,7 @@ from fedopt.components import (
 from fedopt.data.base import DataSet
 from fedopt.devices.base import AvailabilityModel, ComputeModel, NetworkModel
 from fedopt.models.base import Model
+from fedopt.own_sources import look_beside
 from fedopt.privacy.base import Mechanism
 from fedopt.problems import ConfigurationError, Problem
 from fedopt.sampling.base import Sampler
@@ -247,7 +248,7 @@ def _epochs(scenario: Scenario) -> list[Problem]:
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
-    """Read a scenario file.
+    """Read a scenario file. Modules that it names are looked for in its folder too.
 
     Args:
         path: YAML file.
@@ -262,6 +263,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenar
     overrides, in_file = overrides or {}, set(values)
     for dotted, value in overrides.items():
         assign(values, dotted, value)
+    look_beside(values, Path(path).parent)
     try:
         return from_mapping(values)
     except ConfigurationError as error:

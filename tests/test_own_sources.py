@@ -13,8 +13,11 @@ import pytest
 import fedopt
 from fedopt import own_sources
 from fedopt.comparison import compare, splits
-from fedopt.scenario import from_mapping
+from fedopt.flower import own_modules
+from fedopt.report import write_report
+from fedopt.scenario import from_mapping, load
 from fedopt.verify import verify
+from fedopt.yaml_writer import to_yaml
 from scenarios import mapping
 
 FILES = {
@@ -110,3 +113,91 @@ def test_verify_names_the_module_that_changed(folder, tmp_path):
     verdict = verify(run.directory)
     assert not verdict.repeats and len(verdict.reasons) == 1
     assert verdict.reasons[0].startswith("code of your own module own_bowl changed: ")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A project with a scenario, and a process that was started somewhere else."""
+    project = tmp_path / "project"
+    for name, text in FILES.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    (project / "own.yaml").write_text(to_yaml(mapping(**BOWLS)))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = list(sys.path)
+
+    def anew() -> None:
+        sys.path[:] = path
+        another_process()
+
+    anew()
+    yield project, anew
+    another_process()
+
+
+def test_modules_lie_beside_the_scenario_and_the_run_remembers_where(elsewhere, tmp_path):
+    project, anew = elsewhere
+    run = fedopt.simulate(project / "own.yaml", out=tmp_path / "out")
+    assert sys.path[-1] == str(project)
+    assert str(project) in own_modules.folders()  # what the processes of a federation are told
+    anew()
+    assert verify(run.directory).repeats and sys.path[-1] == str(project)
+    anew()
+    write_report(run.directory)
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_run_finds_them_again(elsewhere, tmp_path, monkeypatch):
+    project, anew = elsewhere
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("fedopt.simulation.session.Session._closing_evaluation", killed)
+        fedopt.simulate(project / "own.yaml", out=tmp_path / "out")
+    (directory,) = (tmp_path / "out").glob("*/*")
+    anew()
+    assert fedopt.api.resume_run(directory).summary["status"] == "finished"
+
+
+@pytest.mark.parametrize("where", ["base", "comparison"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_comparison_looks_beside_itself_and_beside_its_bases(where, processes, elsewhere, tmp_path):
+    project, anew = elsewhere
+    variants = {"a": {}, "b": {"client.local_steps": 1}}
+    file = project / "compare.yaml"
+    if where == "base":  # the comparison lies somewhere else and names no module itself
+        file = tmp_path / "work" / "compare.yaml"
+    described = {"name": "own", "base": "../project/own.yaml", "variants": variants, "seeds": [0]}
+    if where == "comparison":
+        described["base"] = mapping(**BOWLS)
+    file.write_text(to_yaml({**described, "processes": processes}))
+    assert set(compare(file, tmp_path / "out").runs["status"]) == {"finished"}
+    anew()
+    assert set(compare(file, tmp_path / "out").runs["how"]) == {"reused"}
+
+
+def test_a_scenario_without_modules_of_its_own_leaves_the_path_alone(elsewhere, tmp_path):
+    project, _ = elsewhere
+    before = list(sys.path)
+    (project / "plain.yaml").write_text(to_yaml(mapping()))
+    load(project / "plain.yaml")
+    assert sys.path == before
+    load(project / "plain.yaml", {"aggregator": "own_kind:Mine"})
+    assert sys.path == [*before, str(project)]
+
+
+def test_what_is_on_the_path_already_comes_first(elsewhere, tmp_path):
+    project, _ = elsewhere
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "own_bowl.py").write_text("def f(client, point):\n    return 0.0\n")
+    sys.path.insert(0, str(first))
+    load(project / "own.yaml").data.load(0)
+    assert sys.modules["own_bowl"].__file__ == str(first / "own_bowl.py")
+    assert own_sources.folders(load(project / "own.yaml")) == [str(first)]

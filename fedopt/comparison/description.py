@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fedopt.components import Section, parse
+from fedopt.own_sources import look_beside
 from fedopt.problems import Problem
 from fedopt.scenario_file import ScenarioError, Where, read_yaml
 
@@ -171,6 +172,7 @@ def read_description(source: str | Path | dict[str, Any]) -> tuple[Described | N
         path = Path(source)
         values, where = read_yaml(path)
         folder = path.parent
+        look_beside(values, folder)
         if "variants" not in values and {"data", "model", "client"} <= set(values):
             raise ScenarioError(
                 [
@@ -246,6 +248,7 @@ def _bases(found: Description, where: Where | None, folder: Path, errors: list[s
         elif isinstance(value, str):
             try:
                 bases[name] = Base(*read_yaml(folder / value))
+                look_beside(bases[name].values, (folder / value).parent)
             except ScenarioError as error:
                 errors.extend(_message(where, path, problem) for problem in error.problems)
         else:

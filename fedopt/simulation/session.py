@@ -13,7 +13,7 @@ import torch
 
 from fedopt import environment
 from fedopt.engine.transfer import all_finite
-from fedopt.own_sources import digests
+from fedopt.own_sources import digests, folders
 from fedopt.progress import Progress
 from fedopt.protocol import Finished, Stepped
 from fedopt.runlog import RunLog, check_writable, write_atomically
@@ -134,7 +134,7 @@ class Session:
         resolved["engine"] = {**resolved["engine"], **self._pinned()}
         versions = {**environment.versions(), "code": environment.code_version()}
         found = {**self.parts.engine.description(), "versions": versions, "batch": self._batch}
-        found["own_code"] = digests(self.scenario)
+        found |= {"own_code": digests(self.scenario), "own_folders": folders(self.scenario)}
         text = to_yaml({**resolved, "resolved": found})
         write_atomically(self.directory / "scenario.yaml", text)
 
