@@ -18,7 +18,7 @@ from fedopt.privacy.simulated_noise import SimulatedNoise
 from fedopt.scenario import Scenario, ignored_by_functions
 from fedopt.server import Limits, Server
 from fedopt.simulation.computation import Computation
-from fedopt.simulation.endless import never_full, no_time_passes
+from fedopt.simulation.endless import never_full
 from fedopt.simulation.expected_times import LISTED_CLIENTS, equal_work_seconds, expected_ceil, expected_seconds
 from fedopt.simulation.fleet import DeviceClock
 from fedopt.simulation.states import StateStore
@@ -85,7 +85,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     clock = DeviceClock(scenario.devices, _fleet(scenario, data))
     params = engine.initial_parameters()
     public = replace(_public(scenario, data, clock), dimension=params.numel())
-    _refuse(scenario, public, engine, data, clock)
+    _refuse(scenario, public, engine, data)
     source = SimulatedNoise(scenario.seed) if noise is None else noise
     mechanism, affordable, warnings = _privacy(scenario, public)
     work = protected(scenario.client, engine.spec, mechanism, noise)
@@ -120,7 +120,7 @@ def assemble(scenario: Scenario, data: FederatedData | None = None, noise: Noise
     return Parts(scenario, data, engine, clock, server, computation, warnings)
 
 
-def _refuse(scenario: Scenario, public: Public, engine: Any, data: FederatedData, clock: DeviceClock) -> None:
+def _refuse(scenario: Scenario, public: Public, engine: Any, data: FederatedData) -> None:
     """Problems that only the loaded data, the model and the devices show.
 
     Raises:
@@ -132,11 +132,6 @@ def _refuse(scenario: Scenario, public: Public, engine: Any, data: FederatedData
     found += [f"aggregator: {m}" for m in (*never_full(exchange, public), *_weightless(scenario, data))]
     fitting = scenario.client.problems(scenario.aggregator, engine.spec.size)
     found += [f"client: {m}" for m in (*(message for _, message in fitting), *scenario.client.unable(engine))]
-    if no_time_passes(scenario, data, clock, exchange):
-        found.append(
-            "run: local work and transfers take no time on these devices, so the run would never come to time_s = "
-            f"{scenario.run.time_s:g}; set run.server_steps, or give devices.compute a duration"
-        )
     if scenario.privacy is not None and scenario.privacy.unit == "example" and engine.module is not None:
         found += [f"model: {m}" for m in mixing_layers(engine.module)]
     if engine.data.objective is not None:

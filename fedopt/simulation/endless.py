@@ -33,15 +33,22 @@ def never_full(exchange: Exchange, public: Public) -> tuple[str, ...]:
     return ()
 
 
-def no_time_passes(scenario: Scenario, data: FederatedData, clock: DeviceClock, exchange: Exchange) -> bool:
-    """Whether virtual time alone ends the run, but no task takes any.
+def refuse(scenario: Scenario, data: FederatedData, clock: DeviceClock, exchange: Exchange) -> None:
+    """Refuse a simulation that only virtual time would end, where no task takes any.
 
     Steps that a timer makes take time whatever the devices do; a privacy section or a target may end a run without it.
+
+    Raises:
+        ValueError: no time would pass.
     """
     run, devices = scenario.run, scenario.devices
     if run.time_s is None or run.server_steps is not None or run.target_metric is not None:
-        return False
+        return
     if scenario.privacy is not None or isinstance(exchange.close, Every) or devices.network.kind() != "none":
-        return False
+        return
     means = mean_seconds(scenario, data, clock)
-    return means is not None and not any(means)
+    if means is not None and not any(means):
+        raise ValueError(
+            "run: local work and transfers take no time on these devices, so the run would never come to time_s = "
+            f"{run.time_s:g}; set run.server_steps, or give devices.compute a duration"
+        )

@@ -18,7 +18,7 @@ from fedopt.progress import Progress
 from fedopt.protocol import Finished, Stepped
 from fedopt.runlog import RunLog, check_writable, write_atomically
 from fedopt.scenario import Scenario
-from fedopt.simulation import checkpoint, ending
+from fedopt.simulation import checkpoint, ending, endless
 from fedopt.simulation.assembly import Parts, assemble
 from fedopt.simulation.evaluations import Evaluations
 from fedopt.simulation.hooks import Driver, Hooks
@@ -26,14 +26,14 @@ from fedopt.simulation.rows import Rows
 from fedopt.simulation.simulator import Simulator
 from fedopt.simulation.summary import final, known, model_hash
 
-CHECKPOINT = "checkpoint.safetensors"
-MODEL = "model.safetensors"
+CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 FAILURES_LISTED = 20  # the tables count them all
 UPDATE_ROW_BYTES, ROUND_ROW_BYTES = 130, 600
 
 
 def on_virtual_clock(parts: Parts, hooks: Hooks) -> Driver:
-    """The driver of a simulation."""
+    """The driver of a simulation; raises a ValueError if the run could never end."""
+    endless.refuse(parts.scenario, parts.data, parts.clock, parts.server.state.exchange)
     return Simulator(
         parts.server,
         parts.computation,

@@ -14,6 +14,7 @@ from fedopt.protocol import Finished
 from fedopt.report.run_data import load_run
 from fedopt.scenario import from_mapping
 from fedopt.simulation import ending
+from fedopt.simulation.assembly import assemble
 from fedopt.simulation.session import Session
 from scenarios import private, small
 
@@ -212,3 +213,26 @@ def test_the_option_to_lower_is_one_that_the_scenario_has() -> None:
     )
     assert ending.judged(Finished("finished", "so"), {"admitted": 1, "lost": 9, "not_finite": 8}, small())[1] == "so"
     assert ending.judged(Finished("finished", "so"), {"admitted": 0, "lost": 9, "not_finite": 0}, small())[1] == "so"
+
+
+CENTERS = {"data": {"kind": "quadratics", "clients": 4}, "model": {"kind": "point"}, "sampling": {"kind": "all"}}
+
+
+@pytest.mark.parametrize("changes", [{"devices": {}}, {**CENTERS, "devices": {"compute": {"kind": "lognormal"}}}])
+def test_time_that_does_not_pass_ends_no_run(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"take no time on these devices.*time_s = 2; set run\.server_steps"):
+        Session(small(run={"time_s": 2.0}, **changes), tmp_path / "run", quiet=True).run()
+    assert not (tmp_path / "run" / "scenario.yaml").exists()
+    assemble(small(run={"time_s": 2.0}, **changes))  # a deployment waits for the real clock
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": {"time_s": 2.0}, "devices": {}, "aggregator": {"kind": "fedfix", "weights": "gap"}},
+        {"run": {"time_s": 2e-3}, "devices": {"network": {"kind": "bandwidth"}}},
+        {"run": {"time_s": 2.0, "server_steps": 3}, "devices": {}},
+    ],
+)
+def test_a_timer_a_transfer_or_a_number_of_steps_ends_it(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert Session(small(**changes), tmp_path / "run", quiet=True).run()["status"] == "finished"
