@@ -65,7 +65,7 @@ class OnTheStandin(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
-        _register()
+        register()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = _run(func, args, kwargs or {})
@@ -140,8 +140,11 @@ def _refuse_mixed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
         raise MixedDevicesError(f"{func} of {[(leaf.device.type, tuple(leaf.shape)) for leaf in tensors]}")
 
 
-def _register() -> None:
-    """Once per process: the device, and what PyTorch's C++ asks it for below the mode (a list as an index)."""
+def register() -> None:
+    """Once per process, before its first backward pass: the device, and what PyTorch's C++ asks of it below the mode.
+
+    (That is memory, for a list as an index.)
+    """
     if _kept:
         return
     REGISTER(NAME)
