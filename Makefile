@@ -25,8 +25,8 @@ demo: $(STAMP)
 	$(BIN)/fedopt simulate scenarios/quickstart.yaml
 
 check: $(STAMP)
-	$(BIN)/ruff format --check fedopt tests benchmarks
-	$(BIN)/ruff check fedopt tests benchmarks
+	$(BIN)/ruff format --check fedopt tests benchmarks conftest.py
+	$(BIN)/ruff check fedopt tests benchmarks conftest.py
 	$(BIN)/mypy
 
 test: check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,19 @@ def test_light_commands_start_without_torch(command: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT.parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_tests_are_collected_without_the_extra_flower():
+    """``make test`` installs no extras: what imports Flower must skip itself, or be left out."""
+    without = "import sys, pytest; sys.modules['flwr'] = None; sys.exit(pytest.main(['--collect-only', '-qq']))"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-c", without],
+        cwd=ROOT.parent,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
